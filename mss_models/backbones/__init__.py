@@ -1,0 +1,14 @@
+"""Backbones: every one maps (B, 3, H, W) to four feature maps and declares their `channels` and `strides`."""
+
+from __future__ import annotations
+
+from mss_models.backbones.mit import MIT_VARIANTS, MiT
+
+BACKBONES: tuple[str, ...] = tuple(MIT_VARIANTS)
+
+
+def create_backbone(name: str, drop_path: float = 0.1) -> MiT:
+    """The backbone of that name with random weights. Raises ValueError listing the names."""
+    if name not in BACKBONES:
+        raise ValueError(f"backbone {name!r} is unknown; known: {', '.join(BACKBONES)}")
+    return MiT(MIT_VARIANTS[name], drop_path)

@@ -1,0 +1,160 @@
+"""A checkpoint: one safetensors file that holds a network and everything needed to feed and read it.
+
+The tensors are the network's parameters and buffers. The header's metadata holds, as one JSON text, what rebuilds the
+rest: architecture, label set, encoding of every modality, image size and a card (how it was trained, what it scored).
+Equal content gives equal bytes. Loading runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+
+from mss_models.labels import LabelSet
+from mss_models.modality import Encoding
+from mss_models.system import System, create
+
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "demo.safetensors"
+"""The network that is shipped with the package."""
+
+METADATA_KEY = "mss_models"  # a single key, because safetensors writes several in random order
+FORMAT = 1
+FIELDS = ("architecture", "labels", "encodings", "image_size", "card")
+
+
+class CheckpointError(ValueError):
+    """A file is missing, truncated, foreign or inconsistent, or a network cannot be saved. Names file and reason."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    model: in eval mode, float32, on the CPU.  encodings: one per modality of the model.  image_size: (height, width)
+    of the images it was trained on.  card: free JSON.  model_id: the first 12 hex digits of the file's SHA-256.
+    """
+
+    model: System
+    labels: LabelSet
+    encodings: dict[str, Encoding]
+    image_size: tuple[int, int]
+    card: dict[str, Any]
+    model_id: str
+
+
+def save(path: str | Path, model: System, labels: LabelSet, encodings: Mapping[str, Encoding], card: Mapping[str, Any],
+         *, image_size: tuple[int, int], half: bool = True) -> str:
+    """Write a checkpoint and return its model_id. The file appears complete or not at all.
+
+    `encodings` may hold more modalities than the network's; only those are kept. `half` stores the parameters as
+    float16; buffers (batch-norm statistics) keep their type, as they cost nothing and may exceed float16's range.
+    Raises CheckpointError when the parts do not fit together or a weight is not finite in the type it is stored in,
+    OSError when the file cannot be written.
+    """
+    encodings = {name: encodings[name] for name in model.modalities if name in encodings}
+    _check_consistency(str(path), model, labels, encodings, image_size)
+    parameters = dict(model.named_parameters())
+    tensors = {}
+    for name, value in model.state_dict().items():
+        stored = value.detach().cpu().half() if half and name in parameters else value.detach().cpu()
+        if not bool(torch.isfinite(stored).all()):
+            raise CheckpointError(f"{path}: {name} is not finite as {stored.dtype}; "
+                                  + ("the training has diverged" if not bool(torch.isfinite(value).all())
+                                     else "save with half=False"))
+        tensors[name] = stored.contiguous()
+    metadata = {"format": FORMAT, "architecture": model.architecture, "labels": labels.to_dict(),
+                "encodings": {name: one.to_dict() for name, one in encodings.items()},
+                "image_size": list(image_size), "card": dict(card)}
+    try:
+        text = json.dumps(metadata, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: the card is no JSON: {error}") from error
+    data = safetensors.save(tensors, {METADATA_KEY: text})
+    _write_atomically(Path(path), data)
+    return model_id(data)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint. Raises CheckpointError."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
+    metadata = _metadata(path, data)
+    try:
+        model = create(**metadata["architecture"])
+        labels = LabelSet.from_dict(metadata["labels"])
+        encodings = {name: Encoding.from_dict(one) for name, one in metadata["encodings"].items()}
+        image_size = tuple(metadata["image_size"])
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds metadata that this version cannot use: {error}") from error
+    _check_consistency(str(path), model, labels, encodings, image_size)
+    try:
+        model.load_state_dict(safetensors.load(data), strict=True)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged: {error}; fetch or write it again") from error
+    except RuntimeError as error:
+        raise CheckpointError(f"{path}: its weights do not fit its architecture: {error}") from error
+    return Checkpoint(model.eval(), labels, encodings, image_size, metadata["card"], model_id(data))
+
+
+def model_id(data: bytes) -> str:
+    """The identity of a checkpoint's bytes: 12 hex digits."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _metadata(path: str | Path, data: bytes) -> dict[str, Any]:
+    """The parsed header metadata. A safetensors file starts with the header's length, uint64 little endian."""
+    length = int.from_bytes(data[:8], "little")
+    if len(data) < 9 or data[8:9] != b"{":
+        raise CheckpointError(f"{path} is not a safetensors file; a checkpoint that mss_models wrote is needed")
+    if 8 + length > len(data):
+        raise CheckpointError(f"{path} is truncated: its header needs {8 + length} bytes and it has {len(data)}; "
+                              "fetch or write it again")
+    try:
+        texts = json.loads(data[8 : 8 + length]).get("__metadata__")
+        if not isinstance(texts, dict) or METADATA_KEY not in texts:
+            raise CheckpointError(f"{path} is a safetensors file, but mss_models did not write it")
+        metadata = json.loads(texts[METADATA_KEY])
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged: its header is no JSON ({error})") from error
+    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is of another version: this one reads format {FORMAT}, and the file's metadata "
+                              f"starts with {texts[METADATA_KEY][:40]!r}")
+    if missing := set(FIELDS) - set(metadata):
+        raise CheckpointError(f"{path}: its metadata lacks {sorted(missing)}")
+    return metadata
+
+
+def _check_consistency(path: str, model: System, labels: LabelSet, encodings: Mapping[str, Encoding],
+                       image_size: tuple[int, int]) -> None:
+    if len(labels) != model.num_classes:
+        raise CheckpointError(f"{path}: the network has {model.num_classes} classes and label set {labels.name!r} "
+                              f"has {len(labels)}")
+    if set(encodings) != set(model.modalities) or any(name != one.modality for name, one in encodings.items()):
+        raise CheckpointError(f"{path}: the network has the modalities {list(model.modalities)} and there are "
+                              f"encodings for {[one.modality for one in encodings.values()]}")
+    if len(image_size) != 2 or not all(isinstance(one, int) and one > 0 for one in image_size):
+        raise CheckpointError(f"{path}: image_size is {image_size}; (height, width) in pixels is needed")
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Heads: four feature maps -> class logits at stride 4."""

@@ -1,0 +1,1 @@
+"""Layers that backbones, heads and systems share."""

@@ -1,0 +1,136 @@
+"""The torch runtime: eager PyTorch on a CPU or a GPU."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mss_models.checkpoint import Checkpoint
+from mss_models.heads.segformer import resize
+from mss_models.system import InputError
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Result:
+    """labels: uint8 (B, H, W), class ids. confidence: uint8 (B, H, W), the soft-max of the label, 255 = 1.0."""
+
+    labels: np.ndarray
+    confidence: np.ndarray
+
+
+class TorchRuntime:
+    """A loaded network. Call it from one thread at a time.
+
+    Attributes: `modalities`, `labels` (LabelSet), `encodings`, `image_size` (height, width), `model_id`, `card`,
+    `device` (torch.device), `precision` ('fp32', 'bf16' or 'fp16').
+    """
+
+    def __init__(self, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto",
+                 threads: int | None = None) -> None:
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        if threads:
+            torch.set_num_threads(threads)
+        self.modalities = checkpoint.model.modalities
+        self.labels = checkpoint.labels
+        self.encodings = checkpoint.encodings
+        self.image_size = checkpoint.image_size
+        self.model_id = checkpoint.model_id
+        self.card = checkpoint.card
+        self._dtype = PRECISIONS[self.precision]
+        # A copy: the caller's checkpoint keeps its own device and precision.
+        self._model = copy.deepcopy(checkpoint.model).eval().requires_grad_(False).to(
+            self.device, self._dtype, memory_format=torch.channels_last)
+        # (value / 255 - mean) / std = value * scale + shift
+        self._scale, self._shift = {}, {}
+        for name in self.modalities:
+            mean, std = (torch.tensor(one, device=self.device).view(1, 3, 1, 1)
+                         for one in (self.encodings[name].mean, self.encodings[name].std))
+            self._scale[name], self._shift[name] = 1 / (255 * std), -mean / std
+
+    @torch.inference_mode()
+    def __call__(self, images: Mapping[str, np.ndarray], present: Mapping[str, np.ndarray],
+                 output_size: tuple[int, int] | None = None) -> Result:
+        """Segment a batch.
+
+        images: uint8 (B, H, W, 3) per modality; present: bool (B,) per modality. What no sample has may be left out of
+        both. `output_size` (H, W): the logits are resized to it before the arg-max; None keeps the images' size.
+        Raises InputError (a ValueError).
+        """
+        if unknown := (set(images) | set(present)) - set(self.modalities):
+            raise InputError(f"modalities {sorted(unknown)} are not this network's; it has {list(self.modalities)}")
+        if silent := set(images) - set(present):
+            raise InputError(f"present lacks {sorted(silent)}; give a (B,) bool mask for every image")
+        masks = {name: torch.tensor(np.asarray(mask)) for name, mask in present.items()}
+        if not any(bool(mask.any()) for mask in masks.values()):
+            raise InputError("no modality is present; one is needed")
+        tensors = {name: self._normalised(name, image) for name, image in images.items() if bool(masks[name].any())}
+        logits = self._model(tensors, masks)
+        return self._read(logits if output_size is None else resize(logits, output_size))
+
+    def warmup(self, height: int, width: int) -> None:
+        """Run every number of modalities once at this image size, so that the first frame is not slow."""
+        blank = np.zeros((1, height, width, 3), np.uint8)
+        for count in range(1, len(self.modalities) + 1):
+            names = self.modalities[:count]
+            self(dict.fromkeys(names, blank), {name: np.ones(1, bool) for name in names})
+
+    def _normalised(self, name: str, image: np.ndarray) -> Tensor:
+        """uint8 (B, H, W, 3) -> (B, 3, H, W) on the device, channels-last because that is how the bytes lie."""
+        image = np.asarray(image)
+        if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
+            raise InputError(f"image {name!r} is {image.dtype} {image.shape}; uint8 (B, H, W, 3) is needed")
+        image = image if image.flags.writeable and image.flags.c_contiguous else image.copy()  # torch wants these
+        tensor = torch.from_numpy(image).to(self.device).permute(0, 3, 1, 2)
+        return (tensor * self._scale[name] + self._shift[name]).to(self._dtype)
+
+    @staticmethod
+    def _read(logits: Tensor) -> Result:
+        """Logits (B, K, H, W) float32 -> labels and their soft-max probability."""
+        pixels = logits.permute(0, 2, 3, 1)  # (B, H, W, K), contiguous where the network is channels-last
+        best, labels = pixels.max(dim=-1)  # (B, H, W)
+        probability = 1 / (pixels - best.unsqueeze(-1)).exp_().sum(dim=-1)
+        confidence = (probability * 255).round_().to(torch.uint8)
+        return Result(labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())
+
+
+def choose_device(device: str) -> torch.device:
+    """'auto' -> the first GPU, else the CPU. Raises ValueError when the device is unknown or not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown; 'auto', 'cpu' or 'cuda' (cuda:1, ...) is right") from error
+    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
+        raise ValueError(f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} "
+                         "CUDA devices; use 'cpu', or install a CUDA build of torch and the driver")
+    return chosen
+
+
+def choose_precision(precision: str, device: torch.device) -> str:
+    """'auto' -> fp16 on cuda, bf16 on a CPU whose matrix unit (AMX) is made for it, else fp32."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return "fp16"
+        return "bf16" if device.type == "cpu" and cpu_has_amx() else "fp32"
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is unknown; 'auto', {', '.join(map(repr, PRECISIONS))} are right")
+    return precision
+
+
+def cpu_has_amx() -> bool:
+    """Whether Linux reports bf16 matrix instructions. False where it cannot be told: fp32 is right everywhere."""
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):
+        return False
+    return "amx_bf16" in flags.split() and torch.backends.mkldnn.is_available()

@@ -1,0 +1,10 @@
+"""The systems, one file per paper."""
+
+from __future__ import annotations
+
+from mss_models.system import System
+from mss_models.systems.segformer_mean import SegFormerMean
+
+SYSTEMS: dict[str, type[System]] = {
+    "segformer_mean": SegFormerMean,
+}
