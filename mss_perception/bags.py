@@ -1,0 +1,266 @@
+"""rosbag2 bags without ROS: MCAP and sqlite3 are read, MCAP is written.
+
+Types that a bag defines are registered from the bag itself; where it has no definition, or one that rosbags cannot
+parse, ROS 2's own types and those of EXTRA_TYPES serve.
+
+Where this file catches Exception, it is around rosbags' parsers: on a damaged file they raise whatever they stumble
+over (struct.error, OverflowError, sqlite3.Error, AssertionError ...), and all of it means a damaged bag.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import yaml
+from rosbags.interfaces import (
+    MessageDefinitionFormat,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer, WriterError
+from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+# Message types of sensor drivers that are not in ROS 2's core.
+EXTRA_TYPES = {
+    "event_camera_msgs/msg/EventPacket":
+        "std_msgs/Header header\nuint32 height\nuint32 width\nuint64 seq\nuint64 time_base\nstring encoding\n"
+        "bool is_bigendian\nuint8[] events\n",
+    "dvs_msgs/msg/Event": "uint16 x\nuint16 y\nbuiltin_interfaces/Time ts\nbool polarity\n",
+    "dvs_msgs/msg/EventArray": "std_msgs/Header header\nuint32 height\nuint32 width\ndvs_msgs/Event[] events\n",
+}
+# A subscriber that comes late still gets static transforms and label info.
+TRANSIENT_LOCAL = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, QosTime(0, 0),
+                      QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
+
+
+class BagError(ValueError):
+    """A bag cannot be read or written. The message names the path and what is wrong with it."""
+
+
+@lru_cache(maxsize=1)
+def typestore():
+    """ROS 2's message types (Jazzy's definitions; the same in Kilted) and EXTRA_TYPES."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name, definition in EXTRA_TYPES.items():
+        store.register(get_types_from_msg(definition, name))
+    return store
+
+
+@dataclass(frozen=True)
+class TopicSummary:
+    """One topic of a bag. Rate is messages per second between its first and its last, 0 for fewer than two."""
+
+    name: str
+    type: str
+    count: int
+    first_ns: int
+    last_ns: int
+
+    @property
+    def rate_hz(self) -> float:
+        return (self.count - 1) * 1e9 / (self.last_ns - self.first_ns) if self.last_ns > self.first_ns else 0.0
+
+
+@dataclass(frozen=True)
+class BagSummary:
+    path: Path
+    topics: dict[str, TopicSummary]
+
+    @property
+    def count(self) -> int:
+        return sum(topic.count for topic in self.topics.values())
+
+    @property
+    def start_ns(self) -> int:
+        return min((topic.first_ns for topic in self.topics.values() if topic.count), default=0)
+
+    @property
+    def end_ns(self) -> int:
+        return max((topic.last_ns for topic in self.topics.values() if topic.count), default=0)
+
+
+def read_bag(path: str | Path, topics: Sequence[str] | None = None) -> Iterator[tuple[str, int, object]]:
+    """Yield (topic, receive time in ns, message) in time order.
+
+    `path`: a bag's folder, or an .mcap or .db3 file. `topics`: read only these; each must be in the bag.
+    Raises BagError for a missing or broken bag and for a topic that is not there, before or while reading.
+    """
+    with _open(path) as bag:
+        for connection, time_ns, data in bag.messages(topics):
+            yield connection.topic, time_ns, bag.deserialize(connection, time_ns, data)
+
+
+def bag_summary(path: str | Path) -> BagSummary:
+    """Topics, types, counts and times of a bag, from its messages' times (nothing is deserialized)."""
+    with _open(path) as bag:
+        found = {connection.topic: [connection.msgtype, 0, 0, 0] for connection in bag.connections}
+        for connection, time_ns, _ in bag.messages(None):
+            entry = found[connection.topic]
+            if not entry[1]:
+                entry[2] = time_ns
+            entry[1] += 1
+            entry[3] = time_ns
+    return BagSummary(Path(path), {name: TopicSummary(name, *entry) for name, entry in sorted(found.items())})
+
+
+@contextmanager
+def _open(path: str | Path):
+    """Open storage reader(s) of a bag, merged in time order; every failure to open is a BagError."""
+    path = Path(path)
+    with ExitStack() as stack:
+        try:
+            readers = [stack.enter_context(Reader(file)) for file in _storage(path)]
+            connections = [connection for reader in readers for connection in reader.connections]
+            store, unknown = _types_of(connections)
+        except BagError:
+            raise
+        except Exception as error:
+            raise BagError(f"bag {path} cannot be opened: {error or type(error).__name__}") from error
+        yield OpenBag(path, readers, connections, store, unknown)
+
+
+def _storage(path: Path) -> list[Path]:
+    """What rosbags' Reader is to open: the folder, or the files in it where the metadata does not say their format."""
+    if not path.exists():
+        raise BagError(f"bag {path} does not exist")
+    if path.is_file():
+        if path.suffix not in (".mcap", ".db3"):
+            raise BagError(f"{path} is no bag; must be a bag's folder, an .mcap or a .db3 file")
+        return [path]
+    metadata = path / "metadata.yaml"
+    if not metadata.is_file():
+        files = sorted(one.name for one in path.iterdir() if one.suffix in (".mcap", ".db3"))
+        raise BagError(f"bag folder {path} has no metadata.yaml; it holds "
+                       + (f"{', '.join(files)}: give such a file itself, or run `ros2 bag reindex`" if files
+                          else "no .mcap or .db3 file: not a bag"))
+    try:
+        information = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]
+        if information["storage_identifier"]:
+            return [path]
+        return [path / Path(name).name for name in information["relative_file_paths"]]
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise BagError(f"{metadata} is no rosbag2 metadata: {error!r}") from error
+
+
+def _types_of(connections):
+    """(typestore that reads these connections, names of types that it cannot read).
+
+    A bag's own definition wins over ours; ours serves where the bag has none or rosbags cannot parse it.
+    """
+    types, unknown = dict(typestore().fielddefs), set()
+    for connection in connections:
+        form, text = connection.msgdef
+        try:
+            if form == MessageDefinitionFormat.MSG:
+                types.update(get_types_from_msg(text, connection.msgtype))
+            elif form == MessageDefinitionFormat.IDL:
+                # A bundle of IDL files, each under a line of = and one that names it.
+                for part in text.split("=" * 80 + "\nIDL: "):
+                    types.update(get_types_from_idl(part.partition("\n")[2]) if part else {})
+        except TypesysError:
+            pass
+        if connection.msgtype not in types:
+            unknown.add(connection.msgtype)
+    store = get_typestore(Stores.EMPTY)
+    store.register(types)
+    return store, unknown
+
+
+@dataclass
+class OpenBag:
+    """The open readers of one bag and the types to read it with."""
+
+    path: Path
+    readers: list[Reader]
+    connections: list
+    store: Typestore
+    unknown: set[str]
+
+    def messages(self, topics: Sequence[str] | None):
+        """Yield (connection, time in ns, raw bytes) in time order; BagError where the file breaks off."""
+        chosen = self.connections
+        if topics is not None:
+            there = sorted({connection.topic for connection in chosen})
+            missing = [topic for topic in topics if topic not in there]
+            if missing:
+                raise BagError(f"bag {self.path} has no topic {', '.join(missing)}; it has "
+                               f"{', '.join(there) or 'none'}")
+            chosen = [connection for connection in chosen if connection.topic in topics]
+        streams = []
+        for reader in self.readers:
+            mine = [connection for connection in chosen if connection in reader.connections]
+            if mine:
+                streams.append(reader.messages(mine))
+        merged = heapq.merge(*streams, key=lambda item: item[1])
+        while True:
+            try:
+                item = next(merged, None)
+            except Exception as error:
+                raise BagError(f"bag {self.path} is damaged: {error or type(error).__name__}") from error
+            if item is None:
+                return
+            yield item
+
+    def deserialize(self, connection, time_ns: int, data):
+        where = f"bag {self.path}: message on {connection.topic} at {time_ns} ns"
+        if connection.msgtype in self.unknown:
+            raise BagError(f"{where} has type {connection.msgtype}, which the bag does not define; "
+                           "leave the topic out")
+        try:
+            return self.store.deserialize_cdr(data, connection.msgtype)
+        except Exception as error:
+            raise BagError(f"{where} is no {connection.msgtype}: {error}") from error
+
+
+class BagWriter:
+    """Writes an MCAP bag folder: `with BagWriter(path) as bag: bag.write('/image', message, time_ns)`.
+
+    Topics are declared by their first message, with its type. `latched` topics are recorded as transient_local, so that
+    players offer them to late subscribers. Raises BagError when the path exists or a message's type is unknown.
+    """
+
+    def __init__(self, path: str | Path, latched: Sequence[str] = ("/tf_static",), compress: bool = False):
+        self.path = Path(path)
+        self.latched = frozenset(latched)
+        try:
+            self._writer = Writer(self.path, version=9, storage_plugin=StoragePlugin.MCAP)
+        except WriterError as error:
+            raise BagError(f"bag {self.path} exists already; remove it or give another path") from error
+        if compress:
+            self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        self._connections = {}
+
+    def __enter__(self) -> BagWriter:
+        self._writer.open()
+        return self
+
+    def __exit__(self, *exception):
+        return self._writer.__exit__(*exception)
+
+    def declare(self, topic: str, msgtype: str):
+        """Make a topic known, even if no message follows."""
+        if topic in self._connections:
+            return self._connections[topic]
+        if msgtype not in typestore().types:
+            raise BagError(f"message type {msgtype!r} of {topic} is unknown")
+        qos = [TRANSIENT_LOCAL] if topic in self.latched else []
+        self._connections[topic] = self._writer.add_connection(topic, msgtype, typestore=typestore(),
+                                                               offered_qos_profiles=qos)
+        return self._connections[topic]
+
+    def write(self, topic: str, msg, time_ns: int) -> None:
+        """Append one message of rosbags' classes with its receive time."""
+        connection = self.declare(topic, msg.__msgtype__)
+        if connection.msgtype != msg.__msgtype__:
+            raise BagError(f"topic {topic} holds {connection.msgtype}, not {msg.__msgtype__}")
+        self._writer.write(connection, int(time_ns), typestore().serialize_cdr(msg, msg.__msgtype__))

@@ -1,0 +1,150 @@
+"""Camera intrinsics: pinhole with ROS's distortion models, projection and its inverse.
+
+Pixel coordinates have the centre of the top left pixel at (0, 0), as in ROS and OpenCV. Frames are optical (REP 103):
+x right, y down, z forward. Distortion models and coefficient order are those of sensor_msgs/CameraInfo:
+plumb_bob (k1 k2 p1 p2 k3), rational_polynomial (k1 k2 p1 p2 k3 k4 k5 k6), equidistant (k1 k2 k3 k4).
+
+A distortion polynomial is monotonic only up to some distance from the optical axis; beyond it, it folds points far
+outside the view back into the image. `Camera.valid_radius` is that distance; points at or beyond it are never valid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from mss_perception import kernels
+
+# model -> allowed numbers of coefficients
+DISTORTION_MODELS = {"none": (0,), "plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
+# sensor_msgs names of the same models elsewhere
+ALIASES = {"": "none", "fisheye": "equidistant"}
+# "No limit", for models that see less than the half space in front: a field of view of 179.9 degrees.
+WIDEST = float(np.tan(np.deg2rad(89.95)))
+
+# The tables of a calibration are as large as the image: a hostile size must not fill the memory.
+MAX_PIXELS = 1 << 26
+
+
+class CameraError(ValueError):
+    """A calibration cannot be used. The message names the field, its value and what would be right."""
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """Intrinsics of one camera.
+
+    width, height: pixels. K: (3, 3) float64. model: a key of DISTORTION_MODELS. D: its coefficients.
+    frame_id: optical frame. Raises CameraError when the values make no camera.
+    """
+
+    width: int
+    height: int
+    K: np.ndarray
+    model: str = "none"
+    D: tuple[float, ...] = ()
+    frame_id: str = ""
+
+    def __post_init__(self):
+        K = np.array(self.K, np.float64).reshape(3, 3)
+        K.setflags(write=False)
+        object.__setattr__(self, "K", K)
+        object.__setattr__(self, "D", tuple(float(value) for value in self.D))
+        if self.width <= 0 or self.height <= 0 or self.width * self.height > MAX_PIXELS:
+            raise CameraError(f"camera size {self.width} x {self.height} must be positive and at most {MAX_PIXELS} "
+                              "pixels")
+        if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
+            raise CameraError(f"camera matrix K = {K.ravel().tolist()} needs finite values and positive focal lengths; "
+                              "is the camera calibrated?")
+        if self.model not in DISTORTION_MODELS:
+            raise CameraError(f"distortion model {self.model!r} is unknown; known: {', '.join(DISTORTION_MODELS)}")
+        if len(self.D) not in DISTORTION_MODELS[self.model] or not np.isfinite(self.D).all():
+            raise CameraError(f"{self.model} needs {' or '.join(map(str, DISTORTION_MODELS[self.model]))} finite "
+                              f"coefficients, got D = {self.D}")
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Camera) and self._identity == other._identity
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @property
+    def _identity(self):
+        return self.width, self.height, self.K.tobytes(), self.model, self.D, self.frame_id
+
+    @classmethod
+    def from_info(cls, msg) -> Camera:
+        """From a sensor_msgs/CameraInfo, for the raw (unrectified) image; binning and region of interest applied."""
+        model = ALIASES.get(msg.distortion_model, msg.distortion_model)
+        D = [float(value) for value in msg.d]
+        if model == "rational_polynomial" and not any(D[8:]):
+            D = D[:8]       # OpenCV's thin prism and tilt coefficients, unused
+        if model == "none" and any(D):
+            raise CameraError(f"camera_info has coefficients D = {D} but distortion_model = {msg.distortion_model!r}")
+        if model == "plumb_bob" and len(D) == 8 or model in ("plumb_bob", "rational_polynomial") and not any(D):
+            model = "rational_polynomial" if any(D) else "none"
+        roi, bin_x, bin_y = msg.roi, max(1, int(msg.binning_x)), max(1, int(msg.binning_y))
+        K = np.array(msg.k, np.float64).reshape(3, 3)
+        K[0, 2] -= roi.x_offset
+        K[1, 2] -= roi.y_offset
+        width, height = int(roi.width or msg.width), int(roi.height or msg.height)
+        camera = cls(width, height, K, model, tuple(D) if model != "none" else (), msg.header.frame_id.lstrip("/"))
+        return camera if bin_x == bin_y == 1 else camera.scaled(width // bin_x, height // bin_y)
+
+    def scaled(self, width: int, height: int) -> Camera:
+        """The same view on another pixel grid; pixel corners, not centres, stay where they are."""
+        scale = np.diag([width / self.width, height / self.height, 1.0])
+        shift = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+        return replace(self, width=width, height=height, K=np.linalg.inv(shift) @ scale @ shift @ self.K)
+
+    @cached_property
+    def distortion(self) -> tuple[int, np.ndarray]:
+        """(kind, (8,) float64 coefficients) as the kernels take them; radial models as k1 k2 p1 p2 k3 k4 k5 k6."""
+        coefficients = np.zeros(8)
+        coefficients[:len(self.D)] = self.D
+        return (kernels.EQUIDISTANT if self.model == "equidistant" else kernels.RADIAL), coefficients
+
+    @cached_property
+    def valid_radius(self) -> float:
+        """Distance from the optical axis on the plane z = 1 below which the distortion is monotonic; at most WIDEST."""
+        kind, d = self.distortion
+        if kind == kernels.EQUIDISTANT:
+            # d(theta_d)/d(theta) as a polynomial in theta^2
+            squares = _positive_roots([1.0, 3 * d[0], 5 * d[1], 7 * d[2], 9 * d[3]])
+            angle = min([np.arctan(WIDEST), *np.sqrt(squares)])
+            return float(np.tan(angle))
+        # r_d = r N(s) / D(s), s = r^2; its derivative's numerator is N D + 2 s (N' D - N D').
+        N = np.polynomial.Polynomial([1.0, d[0], d[1], d[4]])
+        D = np.polynomial.Polynomial([1.0, d[5], d[6], d[7]])
+        slope = N * D + np.polynomial.Polynomial([0.0, 2.0]) * (N.deriv() * D - N * D.deriv())
+        squares = _positive_roots(slope.coef) + _positive_roots(D.coef)
+        return float(min([WIDEST, *np.sqrt(squares)]))
+
+    def project(self, xyz) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 3) points in the optical frame -> uv (N, 2) float64 pixels, valid (N,) bool.
+
+        Valid: finite, z > 0 and inside `valid_radius`; not necessarily inside the image. uv is NaN where not valid.
+        """
+        kind, d = self.distortion
+        return kernels.project(np.asarray(xyz, np.float64).reshape(-1, 3), self.K, kind, d, self.valid_radius)
+
+    def unproject(self, uv) -> np.ndarray:
+        """(N, 2) pixels -> (N, 3) float64 undistorted rays with z = 1; NaN where no ray has this pixel."""
+        kind, d = self.distortion
+        return kernels.unproject(np.asarray(uv, np.float64).reshape(-1, 2), self.K, kind, d, self.valid_radius)
+
+    def pixel_rays(self) -> np.ndarray:
+        """(H * W, 3) float64 rays, z = 1, of all pixel centres, row-major."""
+        v, u = np.mgrid[:self.height, :self.width]
+        return self.unproject(np.stack([u.ravel(), v.ravel()], -1))
+
+
+def _positive_roots(ascending) -> list[float]:
+    """Positive real roots of a polynomial with coefficients in ascending order."""
+    trimmed = np.trim_zeros(np.asarray(ascending, np.float64), "b")
+    if len(trimmed) < 2:
+        return []
+    roots = np.roots(trimmed[::-1])
+    return [root.real for root in roots if abs(root.imag) < 1e-9 * max(1.0, abs(root)) and root.real > 0]

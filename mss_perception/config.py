@@ -1,0 +1,227 @@
+"""Configuration: every parameter is declared here once, with its description, range and default.
+
+The node declares its ROS parameters from these fields, replay reads the same names from a YAML file, and the
+documentation is generated from them. A parameter of an input is written `<input>.<field>`, e.g. `lidar.offset_sec`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mss_models.modality import MODALITIES
+
+
+class ConfigError(ValueError):
+    """A parameter is unknown, of the wrong type or out of range. The message names it, its value and what is right."""
+
+
+def parameter(default, description: str, *, low=None, high=None, choices=None, runtime=False, factory=None):
+    """A dataclass field that carries what a ROS parameter descriptor needs. `runtime`: may change while active."""
+    metadata = {"description": description, "low": low, "high": high, "choices": choices, "runtime": runtime}
+    if factory is not None:
+        return field(default_factory=factory, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class InputConfig:
+    """One sensor: where it comes from and how the collector matches it."""
+
+    name: str = parameter("", "Name of the input; also its modality")
+    enabled: bool = parameter(True, "Take part at all; false gives the state DISABLED")
+    topic: str = parameter("", "Topic of the sensor data; relative names are remapped and namespaced as usual")
+    info_topic: str = parameter("", "Topic of the CameraInfo; empty for sensors without one")
+    frame_id: str = parameter("", "Frame of the data; empty takes header.frame_id")
+    offset_sec: float = parameter(0.0, "Stamp of the sensor minus reference time, seconds", low=-1.0, high=1.0)
+    tolerance_sec: float = parameter(0.03, "Largest |stamp - offset - t_ref| of a match, seconds", low=0.0, high=1.0)
+    hold_sec: float = parameter(0.0, "Reuse a sample up to this much older, seconds; 0 never", low=0.0, high=10.0)
+    queue: int = parameter(10, "Samples kept for matching", low=1, high=1000)
+    max_bytes: int = parameter(256 << 20, "Bytes kept for matching; the oldest arrival goes first", low=1 << 16)
+    missing_after: int = parameter(3, "Misses in a row, in the input's own periods, until no set waits for it",
+                                   low=1, high=100)
+    recover_after: int = parameter(2, "Matches in a row until sets wait for it again", low=1, high=100)
+    qos_depth: int = parameter(5, "Depth of the best-effort subscription", low=1, high=1000)
+
+
+def default_inputs() -> dict[str, InputConfig]:
+    return {
+        "rgb": InputConfig("rgb", topic="image", info_topic="camera_info"),
+        "depth": InputConfig("depth", topic="depth/image", info_topic="depth/camera_info"),
+        "event": InputConfig("event", topic="events", info_topic="events/camera_info", tolerance_sec=0.01,
+                             queue=1000, qos_depth=50),
+        "lidar": InputConfig("lidar", topic="points", tolerance_sec=0.05),
+    }
+
+
+@dataclass
+class CollectorConfig:
+    """Time alignment; the rules are in mss_perception/collector.py."""
+
+    tick_source: list[str] = parameter(None, "Inputs that may open a set, in order; the next alive one takes over",
+                                       factory=lambda: ["rgb", "depth", "lidar", "event"])
+    tick_rate_hz: float = parameter(10.0, "Sets never open faster than this", low=0.1, high=1000.0)
+    min_modalities: int = parameter(1, "Sets with fewer present inputs are dropped", low=1, high=16, runtime=True)
+    deadline_sec: float = parameter(0.1, "Longest that a set waits after its opening, seconds", low=0.0, high=10.0,
+                                    runtime=True)
+    max_pending: int = parameter(4, "Open sets at a time; the oldest is emitted first", low=1, high=100)
+    jump_back_sec: float = parameter(1.0, "A stamp this much older than its stream starts a new epoch", low=0.01)
+    max_future_sec: float = parameter(0.1, "A stamp this far ahead of the node's clock is rejected", low=0.001)
+    late_policy: str = parameter("drop", "A set whose tick came out of order", choices=("drop", "publish"))
+    compute_policy: str = parameter("latest", "latest: newest set wins while the network is busy; every: each one",
+                                    choices=("latest", "every"))
+
+
+@dataclass
+class Config:
+    """All parameters of the node and of replay."""
+
+    checkpoint: str = parameter("", "Network (.safetensors); empty takes the shipped one")
+    backend: str = parameter("torch", "Inference backend", choices=("torch",))
+    device: str = parameter("auto", "auto, cpu, cuda, cuda:1 ...")
+    precision: str = parameter("auto", "Arithmetic of the network; auto: fp16 on cuda, bf16 on a CPU with AMX, else fp32",
+                               choices=("auto", "fp32", "bf16", "fp16"))
+    threads: int = parameter(0, "CPU threads of the network; 0 leaves torch's choice", low=0, high=256)
+    width: int = parameter(0, "Width of the network's images, pixels; 0 takes the checkpoint's", low=0, high=8192)
+    height: int = parameter(0, "Height of the network's images, pixels; 0 takes the checkpoint's", low=0, high=8192)
+    target_camera: str = parameter("rgb", "Input whose camera is the pixel grid and frame of every output")
+    calibration_file: str = parameter("", "YAML with camera intrinsics and extrinsics, used until messages bring them")
+    labels_topic: str = parameter("labels", "Ground truth, mono8 label ids, that replay scores against")
+    odometry_topic: str = parameter("odom", "nav_msgs/Odometry for the deskew; empty: none")
+    fixed_frame: str = parameter("odom", "Continuous frame that the vehicle moves in (REP 105)")
+    base_frame: str = parameter("base_link", "Frame of the vehicle (REP 105)")
+    event_plane_depth_m: float = parameter(0.0, "Depth at which event pixels are mapped to the camera; 0: infinity",
+                                           low=0.0)
+    event_period_sec: float = parameter(0.01, "Expected spacing of event packets, seconds", low=0.0001, high=1.0)
+    publish_points: bool = parameter(True, "Publish ~/points/labeled", runtime=True)
+    collector: CollectorConfig = field(default_factory=CollectorConfig)
+    inputs: dict[str, InputConfig] = field(default_factory=default_inputs)
+
+    def validate(self) -> Config:
+        """Return self, or raise ConfigError naming the first parameter that is wrong."""
+        for name, value, declaration in self.parameters():
+            check(name, value, declaration)
+        for name in self.inputs:
+            if name not in MODALITIES:
+                raise ConfigError(f"input {name!r} is not a modality; known: {', '.join(MODALITIES)}")
+        enabled = [name for name, one in self.inputs.items() if one.enabled]
+        if not enabled:
+            raise ConfigError("no input is enabled; enable at least one of " + ", ".join(self.inputs))
+        for name in self.collector.tick_source:
+            if name not in self.inputs:
+                raise ConfigError(f"tick_source names {name!r}, which is not an input; "
+                                  f"inputs: {', '.join(self.inputs)}")
+        if not set(self.collector.tick_source) & set(enabled):
+            raise ConfigError(f"tick_source {self.collector.tick_source} has no enabled input; enabled: {enabled}")
+        if self.target_camera not in self.inputs or not self.inputs[self.target_camera].info_topic:
+            raise ConfigError(f"target_camera {self.target_camera!r} is no input with a camera_info; one of: "
+                              + ", ".join(n for n, one in self.inputs.items() if one.info_topic))
+        if self.collector.min_modalities > len(enabled):
+            raise ConfigError(f"min_modalities = {self.collector.min_modalities} exceeds the {len(enabled)} "
+                              "enabled inputs")
+        return self
+
+    def parameters(self):
+        """Yield (flat name, value, dataclass field) of every parameter, inputs last."""
+        for part, prefix in ((self, ""), (self.collector, "")):
+            for declaration in dataclasses.fields(part):
+                if declaration.metadata:
+                    yield prefix + declaration.name, getattr(part, declaration.name), declaration
+        for name, one in self.inputs.items():
+            for declaration in dataclasses.fields(one):
+                if declaration.name != "name":
+                    yield f"{name}.{declaration.name}", getattr(one, declaration.name), declaration
+
+    def topic_roles(self) -> dict[str, str]:
+        """Absolute topic -> role, as faults and the pipeline name it: /image rgb, /camera_info rgb/info, /odom odom."""
+        roles = {"/tf": "tf", "/tf_static": "tf_static"}
+        for name, one in self.inputs.items():
+            for topic, role in ((one.topic, name), (one.info_topic, f"{name}/info")):
+                if topic:
+                    roles["/" + topic.lstrip("/")] = role
+        if self.odometry_topic:
+            roles["/" + self.odometry_topic.lstrip("/")] = "odom"
+        return roles
+
+    def set(self, name: str, value: Any) -> None:
+        """Set one parameter by its flat name. Raises ConfigError when unknown, of a wrong type or out of range."""
+        for known, old, declaration in self.parameters():
+            if known == name:
+                value = convert(name, value, old)
+                check(name, value, declaration)
+                owner = self._owner(name)
+                setattr(owner, name.rpartition(".")[2], value)
+                return
+        import difflib
+        close = difflib.get_close_matches(name, [known for known, *_ in self.parameters()], n=3)
+        hint = f"; meant {' or '.join(close)}?" if close else ""
+        raise ConfigError(f"unknown parameter {name!r}{hint}")
+
+    def _owner(self, name: str):
+        head, _, last = name.rpartition(".")
+        if head:
+            return self.inputs[head]
+        return self if last in {f.name for f in dataclasses.fields(self)} else self.collector
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Config:
+        """Defaults overridden by a (nested or flat) mapping of parameter names."""
+        config = cls()
+        for name, value in flatten(values):
+            config.set(name, value)
+        return config.validate()
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Config:
+        """Read a ROS 2 parameter file (`node: ros__parameters: ...`) or a plain mapping of the same names."""
+        path = Path(path)
+        try:
+            content = yaml.safe_load(path.read_text())
+        except OSError as error:
+            raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"configuration {path} is not YAML: {error}") from error
+        if not isinstance(content, Mapping):
+            raise ConfigError(f"configuration {path} holds {type(content).__name__}, not a mapping of parameters")
+        for section in content.values():
+            if isinstance(section, Mapping) and "ros__parameters" in section:
+                content = section["ros__parameters"]
+                break
+        ros_only = ("use_sim_time", "autostart", "qos_overrides", "model_log")
+        return cls.from_mapping({k: v for k, v in content.items() if k not in ros_only})
+
+
+def flatten(values: Mapping[str, Any], prefix: str = ""):
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + str(key), value
+
+
+def convert(name: str, value: Any, like: Any):
+    """`value` in the type of `like`; an int is taken for a float, nothing else is guessed."""
+    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(like, list) and isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    if type(value) is not type(like):
+        raise ConfigError(f"{name} = {value!r} is {type(value).__name__}, must be {type(like).__name__}")
+    return value
+
+
+def check(name: str, value: Any, declaration) -> None:
+    """Raise ConfigError when the value is outside its declared range or choices."""
+    low, high, choices = (declaration.metadata.get(key) for key in ("low", "high", "choices"))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{name} = {value} is not finite")
+    if low is not None and value < low or high is not None and value > high:
+        raise ConfigError(f"{name} = {value} is out of range [{low}, {'inf' if high is None else high}]")
+    if choices and value not in choices:
+        raise ConfigError(f"{name} = {value!r} must be one of {', '.join(choices)}")

@@ -1,0 +1,188 @@
+"""Rigid transforms between frames over time: static mounting, tf and odometry.
+
+The part of tf2 that the lanes need, without ROS: a tree of frames whose edges are static or a short history of poses.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+
+import numpy as np
+
+from mss_perception import rigid
+from mss_perception.lane import LaneInvalid
+from mss_perception.messages import decode_odometry, decode_transforms
+from mss_perception.projection import Motion
+
+SECOND = 1_000_000_000
+# A pose is guessed at constant velocity this far beyond the newest: odometry arrives a little later than the sweep.
+LONGEST_EXTRAPOLATION_NS = SECOND // 10
+# Poses farther apart than this are not interpolated: odometry was lost in between.
+LONGEST_GAP_NS = SECOND // 2
+# Spacing of the poses that points are moved with. At 1 rad/s the mixing error between two is 3e-6 of the distance.
+KNOT_NS = 5_000_000
+
+
+class TransformMissing(LaneInvalid):
+    """There is no transform between two frames (at a time). The message names both frames and what is there."""
+
+
+class _Edge:
+    """A frame in its parent: one static pose, or poses over time (at least one)."""
+
+    def __init__(self, parent: str, static: np.ndarray | None = None):
+        self.parent, self.static = parent, static
+        self.times: list[int] = []
+        self.poses: list[np.ndarray] = []           # (7,) x y z, quaternion x y z w
+
+    def add(self, time_ns: int, T: np.ndarray, keep_ns: int) -> None:
+        pose = np.concatenate([T[:3, 3], rigid.quaternion_from_rotation(T[:3, :3])])
+        at = bisect.bisect_left(self.times, time_ns)
+        if at < len(self.times) and self.times[at] == time_ns:
+            self.poses[at] = pose
+            return
+        self.times.insert(at, time_ns)
+        self.poses.insert(at, pose)
+        expired = bisect.bisect_left(self.times, self.times[-1] - keep_ns)
+        del self.times[:expired], self.poses[:expired]
+
+    def at(self, times_ns: np.ndarray | None) -> np.ndarray | None:
+        """(M, 4, 4) at (M,) times, or (4, 4): the static pose, or the newest for None. None where there is no data."""
+        if self.static is not None:
+            return self.static
+        if times_ns is None:
+            return rigid.matrix(self.poses[-1][:3], self.poses[-1][3:])
+        first, last = int(times_ns.min()), int(times_ns.max())
+        if first < self.times[0] or last > self.times[-1] + LONGEST_EXTRAPOLATION_NS:
+            return None
+        if len(self.times) == 1:
+            return rigid.matrix(self.poses[0][:3], self.poses[0][3:]) if first == last == self.times[0] else None
+        low = max(0, min(bisect.bisect_right(self.times, first) - 1, len(self.times) - 2))
+        high = max(low + 1, min(bisect.bisect_left(self.times, last), len(self.times) - 1))
+        times, poses = np.array(self.times[low:high + 1], np.int64), np.stack(self.poses[low:high + 1])
+        gaps = np.diff(times)
+        if gaps.max() > LONGEST_GAP_NS:
+            return None
+        k = np.clip(np.searchsorted(times, times_ns, side="right") - 1, 0, len(times) - 2)
+        fraction = (times_ns - times[k]) / gaps[k]
+        translation = poses[k, :3] + fraction[:, None] * (poses[k + 1, :3] - poses[k, :3])
+        return rigid.matrix(translation, rigid.slerp(poses[k, 3:], poses[k + 1, 3:], fraction))
+
+
+class Transforms:
+    """Frames of one robot. Safe to fill from one thread while another looks up.
+
+    fixed_frame: the continuous frame (REP 105's odom) through which points are moved in time. keep_sec: history kept.
+    """
+
+    def __init__(self, fixed_frame: str = "odom", keep_sec: float = 10.0):
+        self.fixed_frame = fixed_frame
+        self._keep_ns = int(keep_sec * SECOND)
+        self._edges: dict[str, _Edge] = {}          # by child frame
+        self._lock = threading.Lock()
+
+    def add_static(self, parent: str, child: str, T_parent_child: np.ndarray) -> None:
+        """A mounting that does not change; replaces what was known of `child`."""
+        with self._lock:
+            self._edges[child] = _Edge(parent, np.array(T_parent_child, np.float64))
+
+    def add(self, parent: str, child: str, time_ns: int, T_parent_child: np.ndarray) -> None:
+        """A pose at a time; a new parent replaces the old one."""
+        with self._lock:
+            edge = self._edges.get(child)
+            if edge is None or edge.static is not None or edge.parent != parent:
+                edge = self._edges[child] = _Edge(parent)
+            edge.add(time_ns, T_parent_child, self._keep_ns)
+
+    def add_message(self, msg, static: bool = True) -> None:
+        """A tf2_msgs/TFMessage of /tf_static, or with static=False of /tf. Raises MessageError for impossible poses."""
+        for parent, child, time_ns, T in decode_transforms(msg):
+            if static:
+                self.add_static(parent, child, T)
+            else:
+                self.add(parent, child, time_ns, T)
+
+    def add_odometry(self, msg) -> None:
+        """A nav_msgs/Odometry. Ignored when tf places its child frame under another parent: tf is the authority."""
+        parent, child, time_ns, T = decode_odometry(msg)
+        edge = self._edges.get(child)
+        if edge is None or edge.static is None and edge.parent == parent:
+            self.add(parent, child, time_ns, T)
+
+    def reset(self) -> None:
+        """Forget all poses over time, after a jump of the clock; static mountings stay."""
+        with self._lock:
+            self._edges = {child: edge for child, edge in self._edges.items() if edge.static is not None}
+
+    def lookup(self, target: str, source: str, time_ns: int | None = None) -> np.ndarray:
+        """T_target_source (4, 4) at a time; without one, static poses and the newest of the others.
+
+        Raises TransformMissing naming both frames.
+        """
+        times = None if time_ns is None else np.array([time_ns], np.int64)
+        T = self._between(target, source, times)
+        return T if T.ndim == 2 else T[0]
+
+    def motion(self, target: str, source: str, times_ns: np.ndarray, t_ref_ns: int) -> Motion:
+        """Where `source` was at each point's time, as seen by `target` at t_ref_ns, through the fixed frame.
+
+        times_ns: (N,) int64, or an int for a snapshot. Raises TransformMissing when a pose is not known at one of them.
+        """
+        T_target_fixed = self.lookup(target, self.fixed_frame, t_ref_ns)
+        if np.ndim(times_ns) == 0:
+            return Motion.fixed(T_target_fixed @ self.lookup(self.fixed_frame, source, int(times_ns)))
+        first, last = int(times_ns.min()), int(times_ns.max())
+        # Evenly spaced knots, so that a point's place among them is one multiplication.
+        intervals = max(1, -(-(last - first) // KNOT_NS))
+        knots = first + np.rint(np.linspace(0, last - first, intervals + 1)).astype(np.int64)
+        T = T_target_fixed @ self._between(self.fixed_frame, source, knots)
+        knot = (times_ns - first).astype(np.float32) * np.float32(intervals / max(1, last - first))
+        return Motion(np.broadcast_to(T, (intervals + 1, 4, 4)), knot)
+
+    def moved(self, target: str, source: str, times_ns: np.ndarray | int | None, stamp_ns: int,
+              t_ref_ns: int) -> tuple[Motion, bool]:
+        """(motion, True) through the fixed frame where it is known, else one transform for all and False.
+
+        times_ns: per point, or None when the sensor gives no times (then all at stamp_ns, and False even if moved).
+        Raises TransformMissing when the two frames are not connected at all: never an identity.
+        """
+        try:
+            return self.motion(target, source, stamp_ns if times_ns is None else times_ns, t_ref_ns), \
+                times_ns is not None
+        except TransformMissing:
+            return Motion.fixed(self.lookup(target, source)), False
+
+    def _between(self, target: str, source: str, times_ns: np.ndarray | None) -> np.ndarray:
+        """T_target_source as (4, 4), or (M, 4, 4) where an edge on the way moves and times are given."""
+        if target == source:
+            return np.eye(4)
+        with self._lock:
+            up_target, up_source = self._chain(target), self._chain(source)
+            ancestors = [frame for frame, _ in up_target]
+            common = next((frame for frame, _ in up_source if frame in ancestors), None)
+            if common is None:
+                raise TransformMissing(f"no transform from frame {source!r} to {target!r}; {source!r} leads up to "
+                                       f"{up_source[-1][0]!r}, {target!r} to {up_target[-1][0]!r}")
+            sides = []
+            for chain, frame in ((up_target, target), (up_source, source)):
+                T = np.eye(4)
+                for parent, edge in chain[1:[one for one, _ in chain].index(common) + 1]:
+                    step = edge.at(times_ns)
+                    if step is None:
+                        raise TransformMissing(
+                            f"no transform from frame {source!r} to {target!r} at {times_ns.min() / SECOND:.3f} s: "
+                            f"{frame!r} is known in {parent!r} from {edge.times[0] / SECOND:.3f} to "
+                            f"{edge.times[-1] / SECOND:.3f} s")
+                    T, frame = step @ T, parent
+                sides.append(T)
+        return rigid.inverse(sides[0]) @ sides[1]
+
+    def _chain(self, frame: str) -> list[tuple[str, _Edge | None]]:
+        """(frame, None), (its parent, the edge between them) ... up to the root."""
+        chain: list[tuple[str, _Edge | None]] = [(frame, None)]
+        while (edge := self._edges.get(chain[-1][0])) is not None:
+            if any(edge.parent == known for known, _ in chain):
+                raise TransformMissing(f"the frames above {frame!r} form a loop at {edge.parent!r}")
+            chain.append((edge.parent, edge))
+        return chain

@@ -1,0 +1,163 @@
+"""Camera models against OpenCV, and the valid radius against a dense scan of the polynomial."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+from mss_perception.camera import MAX_PIXELS, Camera, CameraError
+from mss_perception.messages import bag_types, encode_camera_info
+
+K = [[520.0, 0.0, 330.5], [0.0, 515.0, 241.25], [0.0, 0.0, 1.0]]
+PLUMB_BOB = (-0.28, 0.07, 0.0008, -0.0011, -0.004)
+RATIONAL = (0.9, 0.4, -0.0004, 0.0006, 0.02, 1.2, 0.6, 0.05)
+FISHEYE = (-0.02, 0.006, -0.004, 0.0007)
+MODELS = [("none", ()), ("plumb_bob", PLUMB_BOB[:4]), ("plumb_bob", PLUMB_BOB), ("rational_polynomial", RATIONAL),
+          ("equidistant", FISHEYE)]
+
+
+def camera(model="none", D=(), width=640, height=480):
+    return Camera(width, height, K, model, D, "camera_optical")
+
+
+def opencv_project(xyz, model, D):
+    if model == "equidistant":
+        return cv2.fisheye.projectPoints(xyz[:, None], np.zeros(3), np.zeros(3), np.array(K), np.array(D))[0][:, 0]
+    return cv2.projectPoints(xyz, np.zeros(3), np.zeros(3), np.array(K), np.array(D) if D else None)[0][:, 0]
+
+
+@pytest.mark.parametrize(("model", "D"), MODELS)
+def test_projection_is_opencvs(model, D):
+    one = camera(model, D)
+    rng = np.random.default_rng(0)
+    # Everything that the camera can see, up to its valid radius or 80 degrees off the axis.
+    angle = rng.uniform(0, min(np.arctan(one.valid_radius) * 0.999, np.deg2rad(80)), 5000)
+    around, z = rng.uniform(0, 2 * np.pi, 5000), rng.uniform(0.1, 90, 5000)
+    r = np.tan(angle)
+    xyz = np.stack([r * np.cos(around) * z, r * np.sin(around) * z, z], -1)
+    uv, valid = one.project(xyz)
+    assert valid.all()
+    expected = opencv_project(xyz, model, D)
+    assert np.abs(uv - expected).max() <= 1e-3
+    assert np.abs(uv - expected).max() <= 1e-9 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(("model", "D"), MODELS)
+def test_unproject_inverts_project_over_the_image(model, D):
+    one = camera(model, D)
+    rays = one.pixel_rays()
+    assert np.isfinite(rays).all() and np.all(rays[:, 2] == 1.0)
+    uv, valid = one.project(rays * 7.5)
+    v, u = np.mgrid[:480, :640]
+    assert valid.all()
+    np.testing.assert_allclose(uv, np.stack([u.ravel(), v.ravel()], -1), atol=1e-6)
+
+
+STRONG = [("plumb_bob", (-0.35, 0.0, 0.0, 0.0, 0.0)), ("plumb_bob", (-0.4, 0.12, 0.0, 0.0, -0.02)),
+          ("plumb_bob", (0.1, -0.2, 0.0, 0.0, 0.0)), ("rational_polynomial", (0.3, 0.0, 0, 0, 0, 0.9, 0.8, 0.0)),
+          ("rational_polynomial", (0.0, 0.0, 0, 0, 0, -0.3, 0.0, 0.0)), ("equidistant", (-0.2, 0.0, 0.0, 0.0)),
+          ("equidistant", (0.05, -0.1, 0.0, 0.0))]
+
+
+@pytest.mark.parametrize(("model", "D"), STRONG)
+def test_valid_radius_is_where_the_polynomial_turns(model, D):
+    one = camera(model, D)
+    # Scan the radius outwards; the oracle is the first step at which OpenCV's distorted radius does not grow.
+    angle = np.linspace(0, np.deg2rad(89.9), 400_000)[1:]
+    xyz = np.stack([np.tan(angle), np.zeros_like(angle), np.ones_like(angle)], -1)
+    distorted = (opencv_project(xyz, model, D)[:, 0] - K[0][2]) / K[0][0]
+    falls = np.flatnonzero(np.diff(distorted) <= 0)
+    expected = angle[falls[0]] if len(falls) else angle[-1]
+    assert np.arctan(one.valid_radius) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(("model", "D"), STRONG)
+def test_points_behind_or_beyond_never_appear(model, D):
+    one = camera(model, D)
+    rng = np.random.default_rng(1)
+    direction = rng.normal(size=(20_000, 3))
+    _, valid = one.project(direction)
+    radius = np.hypot(direction[:, 0], direction[:, 1]) / direction[:, 2]
+    may_appear = (direction[:, 2] > 0) & (radius < one.valid_radius)
+    assert np.array_equal(valid, may_appear)
+
+
+def test_a_folded_point_would_fall_into_the_image_without_the_valid_radius():
+    model, D = STRONG[0]
+    beyond = np.array([[1.55, 0.1, 1.0]])
+    u, v = opencv_project(beyond, model, D)[0]
+    assert 0 <= u < 640 and 0 <= v < 480
+    uv, valid = camera(model, D).project(beyond)
+    assert not valid[0] and np.isnan(uv).all()
+
+
+def test_pixels_that_no_ray_reaches_have_no_ray():
+    one = camera("plumb_bob", STRONG[0][1], width=4000)
+    rays = one.unproject([[330.5, 241.25], [3500.0, 241.25]])
+    np.testing.assert_allclose(rays[0], [0, 0, 1], atol=1e-12)
+    assert np.isnan(rays[1]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_points_that_are_not_finite_are_not_valid(bad, axis):
+    point = np.array([[0.1, 0.2, 1.0]])
+    point[0, axis] = bad
+    for model, D in MODELS:
+        assert not camera(model, D).project(point)[1][0]
+
+
+def test_scaling_keeps_pixel_corners():
+    one = camera("plumb_bob", PLUMB_BOB)
+    small = one.scaled(160, 240)
+    points = np.random.default_rng(2).uniform([-1, -1, 2], [1, 1, 9], (500, 3))
+    uv, _ = one.project(points)
+    np.testing.assert_allclose(small.project(points)[0], (uv + 0.5) * [0.25, 0.5] - 0.5, atol=1e-9)
+    assert (small.width, small.height, small.frame_id) == (160, 240, "camera_optical")
+
+
+def info(**changes):
+    message = encode_camera_info(bag_types(), camera("plumb_bob", PLUMB_BOB), 5)
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(("model", "D"), MODELS)
+def test_camera_info_there_and_back(model, D):
+    one = camera(model, D)
+    back = Camera.from_info(encode_camera_info(bag_types(), one, 123))
+    assert back == one and hash(back) == hash(one)
+    assert back != one.scaled(320, 240) and back != "camera"
+
+
+def test_camera_info_region_of_interest_and_binning():
+    message = info(binning_x=2, binning_y=2)
+    message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = 100, 40, 400, 200
+    one, full = Camera.from_info(message), camera("plumb_bob", PLUMB_BOB)
+    assert (one.width, one.height) == (200, 100)
+    points = np.random.default_rng(3).uniform([-1, -1, 2], [1, 1, 9], (100, 3))
+    np.testing.assert_allclose(one.project(points)[0], (full.project(points)[0] - [100, 40] + 0.5) / 2 - 0.5, atol=1e-9)
+
+
+def test_camera_info_as_drivers_send_it():
+    assert Camera.from_info(info(d=np.zeros(5))).model == "none"
+    assert Camera.from_info(info(d=np.array(RATIONAL))).model == "rational_polynomial"
+    padded = info(distortion_model="rational_polynomial", d=np.array([*RATIONAL, 0, 0, 0, 0, 0, 0]))
+    assert Camera.from_info(padded).D == RATIONAL
+    assert Camera.from_info(info(distortion_model="fisheye", d=np.array(FISHEYE))).model == "equidistant"
+    assert Camera.from_info(info(distortion_model="", d=np.zeros(0))).model == "none"
+
+
+@pytest.mark.parametrize(("changes", "named"), [
+    ({"k": np.zeros(9)}, "calibrated"), ({"k": np.full(9, np.nan)}, "K ="), ({"width": 0}, "0 x 480"),
+    ({"width": 2**32 - 1, "height": 2**32 - 1}, str(MAX_PIXELS)), ({"distortion_model": "omni"}, "'omni'"),
+    ({"d": np.ones(3)}, "4 or 5"), ({"d": np.array([0.1, np.nan, 0, 0, 0])}, "finite"),
+    ({"distortion_model": "", "d": np.ones(4)}, "distortion_model"),
+    ({"distortion_model": "equidistant"}, "equidistant needs 4"),
+    ({"distortion_model": "rational_polynomial", "d": np.ones(12)}, "8"),
+])
+def test_useless_camera_info_is_refused_by_name(changes, named):
+    with pytest.raises(CameraError, match=named):
+        Camera.from_info(info(**changes))
