@@ -1,0 +1,255 @@
+"""One input of the collector: its queue, its rhythm, whether sets wait for it, and what it gives to a set.
+
+The rules are defined in collector.py; times are integer nanoseconds, and every `t` is a stamp minus the input's offset.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mss_perception.config import InputConfig
+
+REMEMBERED_STEPS = 8
+REMEMBERED_MISSES = 16
+
+
+def nanoseconds(sec: float) -> int:
+    return round(sec * 1e9)
+
+
+class State(enum.Enum):
+    OK = "OK"
+    HELD = "HELD"
+    LATE = "LATE"
+    MISSING = "MISSING"
+    STALE = "STALE"
+    INVALID = "INVALID"
+    DISABLED = "DISABLED"
+
+
+@dataclass
+class InputState:
+    """What one set got from one input. delta_ns = stamp - offset - t_ref; age_ns only when HELD; coverage in 0..1 only
+    for streams, whose stamp is where the data of the window ends."""
+
+    state: State
+    stamp_ns: int | None = None
+    delta_ns: int | None = None
+    age_ns: int | None = None
+    payload: Any = None
+    coverage: float | None = None
+    reason: str = ""
+
+    @property
+    def present(self) -> bool:
+        return self.state in (State.OK, State.HELD)
+
+    def invalidate(self, reason: str) -> None:
+        """The sample is there but cannot be used (wrong encoding, no TF, ...): state INVALID, payload released."""
+        self.state, self.reason, self.payload = State.INVALID, reason, None
+
+
+class Sample:
+    """A queued sample, or a packet covering [begin, t]."""
+
+    __slots__ = ("arrival", "begin", "nbytes", "payload", "t", "used")
+
+    def __init__(self, begin: int, t: int, payload: Any, nbytes: int, arrival: int):
+        self.begin, self.t, self.payload, self.nbytes, self.arrival = begin, t, payload, nbytes, arrival
+        self.used = False
+
+
+class Input:
+    """One enabled input during one epoch: its queue, its rhythm, and whether sets wait for it."""
+
+    def __init__(self, config: InputConfig, tick_period: int, counters: Counter):
+        self.name = config.name
+        self.config = config
+        self.counters = counters
+        self.offset, self.tolerance, self.hold = (
+            nanoseconds(sec) for sec in (config.offset_sec, config.tolerance_sec, config.hold_sec))
+        self.keep = max(self.tolerance, self.hold)      # how far behind t_ref a sample can still be of use
+        self.reusable = self.hold > 0                   # a sample may serve more than one set
+        self.samples: dict[int, Sample] = {}            # by t, in order of arrival
+        self.bytes = 0
+        self.watermark: int | None = None
+        self.steps: deque[int] = deque(maxlen=REMEMBERED_STEPS)
+        self.tick_period = tick_period
+        self._set_period(tick_period)
+        self.active = False
+        self.hits = 0                                   # timely samples in a row
+        self.timely_t: int | None = None                # the newest of them
+        self.heard: int | None = None                   # and when it came
+        self.back = 0                                   # samples in a row from before a backward jump
+        self.came_late = False                          # since the last emission
+        self.missed: deque[int] = deque(maxlen=REMEMBERED_MISSES)   # emitted ticks that went without this input
+
+    def _set_period(self, period: int) -> None:
+        self.period = period
+        self.slack = period // 4                        # jitter that is allowed for
+        self.patience = period + max(self.slack, self.tolerance)
+        self.margin = min(period // 2, self.tick_period // 4)   # how much before its due time a tick may come
+
+    def overdue_at(self) -> int:
+        return self.heard + self.patience
+
+    def alive(self, now: int) -> bool:
+        return self.active and now < self.overdue_at()
+
+    def silent(self, now: int) -> bool:
+        return self.heard is None or now - self.heard > self.config.missing_after * self.period + self.slack
+
+    def accept(self, sample: Sample, timely: bool) -> None:
+        """Queue a sample and learn from it: watermark, period, lateness, activity."""
+        t = sample.t
+        self.counters["accepted"] += 1
+        self.back = 0
+        self.store(sample)
+        if self.watermark is None or t > self.watermark:
+            if self.watermark is not None:
+                self.steps.append(t - self.watermark)
+                self._set_period(sorted(self.steps)[len(self.steps) // 4])
+            self.watermark = t
+        if not timely or self.missed and min(abs(t - tick) for tick in self.missed) <= self.tolerance:
+            self.came_late = True
+            self.counters["late"] += 1
+        if timely:
+            self.heard = sample.arrival
+        if self.timely_t is not None and t <= self.timely_t:
+            return                                      # a straggler says nothing about the sensor's health
+        if timely:
+            in_a_row = self.timely_t is not None and t - self.timely_t <= self.period * 3 // 2
+            self.hits = self.hits + 1 if in_a_row else 1
+            self.timely_t = t
+            self.active = self.active or self.hits >= self.config.recover_after
+        else:
+            self.hits = 0
+
+    def store(self, sample: Sample) -> None:
+        known = self.samples.get(sample.t)
+        if known is not None:
+            self.counters["duplicate"] += 1
+            self.bytes -= known.nbytes
+            sample.used = known.used
+        self.samples[sample.t] = sample                 # keeps a duplicate's place in the order of arrival
+        self.bytes += sample.nbytes
+        if sample.used and not self.reusable:
+            self.release(sample)
+        while len(self.samples) > self.config.queue or self.bytes > self.config.max_bytes and len(self.samples) > 1:
+            self.discard(next(iter(self.samples)), "evicted")
+
+    def release(self, sample: Sample) -> None:
+        """Let go of a payload that nobody can ask for again; the entry stays, to recognise a duplicate."""
+        self.bytes -= sample.nbytes
+        sample.payload, sample.nbytes = None, 0
+
+    def discard(self, t: int, reason: str) -> None:
+        sample = self.samples.pop(t)
+        self.bytes -= sample.nbytes
+        if not sample.used:
+            self.counters[reason] += 1
+
+    def has_tick(self, due: int | None) -> bool:
+        return self.watermark is not None and (due is None or self.watermark >= due - self.margin)
+
+    def ticks(self, due: int | None) -> Iterable[tuple[int, int]]:
+        """(t, arrival) of what could open a set, oldest first."""
+        return sorted((one.t, one.arrival) for one in self.samples.values() if not one.used)
+
+    def nearest(self, t_ref: int) -> Sample | None:
+        best, best_distance = None, self.tolerance
+        for sample in self.samples.values():
+            distance = abs(sample.t - t_ref)
+            if not sample.used and (distance < best_distance or distance == best_distance
+                                    and (best is None or sample.t < best.t)):
+                best, best_distance = sample, distance
+        return best
+
+    def settled(self, t_ref: int) -> bool:
+        """Nothing still to come can match better than what is there. Only asked of an active input."""
+        best = self.nearest(t_ref)
+        beaten_within = self.tolerance + 1 if best is None else abs(best.t - t_ref)
+        return self.watermark + self.period - self.slack - t_ref >= beaten_within
+
+    def match(self, t_ref: int) -> InputState:
+        """OK or HELD with the sample, which is thereby used; else MISSING."""
+        sample = self.nearest(t_ref)
+        state = State.OK
+        if sample is None and self.hold:
+            older = (one for one in self.samples.values() if 0 <= t_ref - one.t <= self.hold)
+            sample = max(older, key=lambda one: one.t, default=None)
+            state = State.HELD
+        if sample is None:
+            return InputState(State.MISSING)
+        age = t_ref - sample.t if state is State.HELD else None
+        result = InputState(state, sample.t + self.offset, sample.t - t_ref, age, sample.payload)
+        sample.used = True
+        if not self.reusable:
+            self.release(sample)
+        return result
+
+    def serve(self, t_ref: int) -> InputState:
+        """What the set being emitted gets, with all that this emission means for the input."""
+        result = self.match(t_ref)
+        if result.state is State.OK:
+            self.counters["used"] += 1
+            matched = result.stamp_ns - self.offset
+            self.timely_t = matched if self.timely_t is None else max(self.timely_t, matched)
+        else:
+            self.missed.append(t_ref)
+            if self.active and (t_ref - self.timely_t + self.slack) // self.period >= self.config.missing_after:
+                self.active, self.hits = False, 0
+        if result.state is State.MISSING:
+            result.state = State.LATE if self.came_late else State.MISSING if self.active else State.STALE
+        self.came_late = False
+        useless = t_ref - self.keep
+        for t in [t for t in self.samples if t < useless]:
+            self.discard(t, "unused")
+        return result
+
+
+class Stream(Input):
+    """An input that comes as packets over time and is matched as a window that ends at t_ref."""
+
+    def __init__(self, config: InputConfig, tick_period: int, counters: Counter, window: int):
+        super().__init__(config, tick_period, counters)
+        self.window = self.keep = window
+        self.reusable = True                            # windows may overlap
+
+    def store(self, sample: Sample) -> None:
+        bridge = self.config.missing_after * self.period
+        if self.watermark is not None and 0 < sample.begin - self.watermark <= bridge:
+            sample.begin = self.watermark
+        super().store(sample)
+
+    def has_tick(self, due: int | None) -> bool:
+        return self.heard is not None and (due is None or self.watermark >= due)
+
+    def ticks(self, due: int | None) -> Iterable[tuple[int, int]]:
+        latest = self.watermark if due is None else self.watermark - (self.watermark - due) % self.tick_period
+        return ((latest, self.heard),)
+
+    def settled(self, t_ref: int) -> bool:
+        return self.watermark >= t_ref
+
+    def match(self, t_ref: int) -> InputState:
+        start = t_ref - self.window
+        packets = sorted((one for one in self.samples.values() if one.t > start and one.begin < t_ref),
+                         key=lambda one: (one.begin, one.t))
+        covered, reached = 0, start
+        for packet in packets:
+            end = min(packet.t, t_ref)
+            covered += max(0, end - max(packet.begin, reached))
+            reached = max(reached, end)
+        coverage = covered / self.window
+        if self.watermark is None or self.watermark < t_ref - self.tolerance or 2 * covered < self.window:
+            return InputState(State.MISSING, coverage=coverage)
+        for packet in packets:
+            packet.used = True
+        end = min(self.watermark, t_ref)
+        return InputState(State.OK, end + self.offset, end - t_ref, payload=tuple(one.payload for one in packets),
+                          coverage=coverage)

@@ -1,0 +1,312 @@
+"""A second statement of the collector's rules, written to be obviously right and not to be fast.
+
+It keeps a log of what happened in the present epoch and no other state: every quantity (period, activity, queue, due
+time, open sets) is worked out from the whole log each time it is asked for. Nothing is imported from the collector.
+All stamps must be multiples of a millisecond: coverage is counted in cells of one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from types import SimpleNamespace as Event
+
+MS = 1_000_000
+NEVER = float("inf")
+
+
+def ns(sec):
+    return int(round(sec * 1_000_000_000))
+
+
+class Oracle:
+    """inputs: InputConfig list; windows: stream -> ns. `sets` takes (epoch, t_ref, source, opened, now, hit, states)
+    with states = {name: (state, stamp, delta, age, payload, coverage)}."""
+
+    def __init__(self, inputs, config, windows):
+        self.configs = {c.name: c for c in inputs}
+        self.names = [c.name for c in inputs if c.enabled]
+        self.sources = [name for name in config.tick_source if name in self.names]
+        self.config, self.windows = config, windows
+        self.tick_period = ns(1 / config.tick_rate_hz)
+        self.log, self.sets, self.epoch = [], [], 0
+        self.ticks, self.dropped = 0, Counter()
+        self.counts = {name: Counter() for name in self.names}
+
+    # what the log says
+
+    def of(self, name, kind):
+        return [e for e in self.log if e.kind == kind and e.name == name]
+
+    def watermark(self, name):
+        return max((e.t for e in self.of(name, "sample")), default=None)
+
+    def period(self, name):
+        steps, high = [], None
+        for e in self.of(name, "sample"):
+            if high is not None and e.t > high:
+                steps.append(e.t - high)
+            high = e.t if high is None else max(high, e.t)
+        last = sorted(steps[-8:])
+        return last[len(last) // 4] if last else self.tick_period
+
+    def health(self, name):
+        """(active, newest timely t, arrival of the last timely sample)"""
+        c, active, row, newest, heard = self.configs[name], False, 0, None, None
+        for e in self.log:
+            if e.kind == "sample" and e.name == name:
+                if e.timely:
+                    heard = e.now
+                if newest is None or e.t > newest:
+                    if e.timely:
+                        row = row + 1 if newest is not None and 2 * (e.t - newest) <= 3 * e.period else 1
+                        newest = e.t
+                        active = active or row >= c.recover_after
+                    else:
+                        row = 0
+            if e.kind == "emit":
+                state, stamp = e.states[name][:2]
+                if state == "OK":
+                    t = stamp - ns(c.offset_sec)
+                    newest = t if newest is None else max(newest, t)
+                elif active:
+                    period = e.periods[name]
+                    if (e.t_ref - newest + period // 4) // period >= c.missing_after:
+                        active, row = False, 0
+        return active, newest, heard
+
+    def overdue_at(self, name):
+        period = self.period(name)
+        return self.health(name)[2] + period + max(period // 4, ns(self.configs[name].tolerance_sec))
+
+    def alive(self, name, now):
+        return self.health(name)[0] and now < self.overdue_at(name)
+
+    def queue(self, name, lost=None):
+        """Samples kept, in order of arrival; lost (a Counter) takes what happened to the others."""
+        c, lost = self.configs[name], Counter() if lost is None else lost
+        reusable = name in self.windows or c.hold_sec > 0
+        kept = []
+        for e in self.log:
+            if e.kind == "sample" and e.name == name:
+                new = Event(t=e.t, begin=e.begin, payload=e.payload, nbytes=e.nbytes, now=e.now, used=False)
+                same = [i for i, s in enumerate(kept) if s.t == e.t]
+                if same:
+                    lost["duplicate"] += 1
+                    new.used = kept[same[0]].used
+                    if new.used and not reusable:
+                        new.payload, new.nbytes = None, 0
+                    kept[same[0]] = new
+                else:
+                    kept.append(new)
+                while len(kept) > c.queue or len(kept) > 1 and sum(s.nbytes for s in kept) > c.max_bytes:
+                    lost["evicted"] += not kept[0].used
+                    kept = kept[1:]
+            if e.kind == "emit":
+                for s in kept:
+                    if s.t in e.taken[name]:
+                        s.used = True
+                        if not reusable:
+                            s.payload, s.nbytes = None, 0
+                far = self.windows.get(name, max(ns(c.tolerance_sec), ns(c.hold_sec)))
+                lost["unused"] += sum(not s.used and s.t < e.t_ref - far for s in kept)
+                kept = [s for s in kept if s.t >= e.t_ref - far]
+        return kept
+
+    def open_sets(self):
+        emitted = [e.t_ref for e in self.log if e.kind == "emit"]
+        return sorted((e for e in self.log if e.kind == "tick" and e.opened is not None and e.t_ref not in emitted),
+                      key=lambda e: e.t_ref)
+
+    def newest_tick(self):
+        return max((e for e in self.log if e.kind == "tick" and e.opened is not None), key=lambda e: e.t_ref,
+                   default=None)
+
+    def due(self):
+        due = None
+        for e in self.log:
+            if e.kind == "tick" and e.in_order:
+                due = (due if due is not None and e.t_ref <= due + e.margin else e.t_ref) + self.tick_period
+        return due
+
+    def margin(self, name):
+        return min(self.period(name) // 2, self.tick_period // 4)
+
+    def settled(self, name, t_ref):
+        mark = self.watermark(name)
+        if name in self.windows:
+            return mark >= t_ref
+        tolerance = ns(self.configs[name].tolerance_sec)
+        distances = [abs(s.t - t_ref) for s in self.queue(name) if not s.used and abs(s.t - t_ref) <= tolerance]
+        next_one = mark + self.period(name) - self.period(name) // 4
+        if distances:
+            return next_one >= t_ref + min(distances)
+        return next_one > t_ref + tolerance
+
+    # what happens
+
+    def add(self, name, begin, end, payload, now, nbytes, clock):
+        if name not in self.names:
+            return False
+        self.step(now)
+        c, mark = self.configs[name], self.watermark(name)
+        t = end - ns(c.offset_sec)
+        if end <= 0:
+            why = "zero"
+        elif begin > end:
+            why = "inverted"
+        elif clock is not None and t - clock > ns(self.config.max_future_sec):
+            why = "future"
+        elif mark is not None and mark - t > ns(self.config.jump_back_sec):
+            why = "back"
+            self.log.append(Event(kind="back", name=name))
+            if self.all_back(now):
+                why = None
+                self.dropped["reset"] += len(self.open_sets())
+                for each in self.names:
+                    self.queue(each, self.counts[each])
+                self.log, self.epoch = [], self.epoch + 1
+        else:
+            why = None
+        if why:
+            self.counts[name][why] += 1
+            return False
+        self.accept(name, begin - ns(c.offset_sec), t, payload, now, nbytes)
+        self.step(now)
+        return True
+
+    def all_back(self, now):
+        rows = {}
+        for name in self.names:
+            kinds = [e.kind for e in self.log if e.kind in ("sample", "back") and e.name == name]
+            rows[name] = len(kinds) - max((i + 1 for i, k in enumerate(kinds) if k == "sample"), default=0)
+
+        def silent(name):
+            heard, period = self.health(name)[2], self.period(name)
+            return heard is None or now > heard + self.configs[name].missing_after * period + period // 4
+
+        return max(rows.values()) >= 2 and all(rows[name] > 0 or silent(name) for name in self.names)
+
+    def accept(self, name, begin, t, payload, now, nbytes):
+        c, newest = self.configs[name], self.newest_tick()
+        timely = (newest is None or t > newest.t_ref
+                  or (now - newest.opened) + (newest.t_ref - t) <= ns(self.config.deadline_sec))
+        missed = [e.t_ref for e in self.log if e.kind == "emit" and e.states[name][0] != "OK"][-16:]
+        late = not timely or any(abs(t - m) <= ns(c.tolerance_sec) for m in missed)
+        mark = self.watermark(name)
+        if name in self.windows and mark is not None and mark < begin <= mark + c.missing_after * self.period(name):
+            begin = mark
+        event = Event(kind="sample", name=name, begin=begin, t=t, payload=payload, nbytes=nbytes, now=now,
+                      timely=timely, late=late, period=None)
+        self.log.append(event)
+        event.period = self.period(name)
+        self.counts[name]["late"] += late
+        if timely and name not in self.windows:
+            self.tick_out_of_order(name, t, now)
+
+    def tick_out_of_order(self, name, t, now):
+        alive = [s for s in self.sources if self.alive(s, now)]
+        in_charge = name in self.sources and (not alive or alive[0] == name)
+        known = [e.t_ref for e in self.log if e.kind == "tick"][-64:]
+        newest = self.newest_tick()
+        if not known or newest is None or t >= newest.t_ref or t < min(known) or not in_charge:
+            return
+        if min(abs(t - k) for k in known) < self.tick_period - self.margin(name):
+            return
+        emitted = [e.t_ref for e in self.log if e.kind == "emit"]
+        if emitted and t < max(emitted) and self.config.late_policy == "drop":
+            self.ticks += 1
+            self.dropped["late"] += 1
+            self.log.append(Event(kind="tick", t_ref=t, opened=None, in_order=False))
+        else:
+            self.open(name, t, now, now, in_order=False)
+
+    def open(self, name, t, opened, now, in_order):
+        self.ticks += 1
+        self.log.append(Event(kind="tick", t_ref=t, opened=opened, source=name, in_order=in_order,
+                              margin=self.margin(name), deadline=opened + ns(self.config.deadline_sec)))
+        if len(self.open_sets()) > self.config.max_pending:
+            self.emit(self.open_sets()[0], now, False)
+
+    def step(self, now):
+        alive = [s for s in self.sources if self.alive(s, now)]
+        for name in alive[:1] or self.sources:
+            for t, arrival in self.candidates(name):
+                due = self.due()
+                if (due is None or t >= due - self.margin(name)) and now - arrival <= ns(self.config.deadline_sec):
+                    self.open(name, t, arrival, now, in_order=True)
+        while self.open_sets():
+            first = self.open_sets()[0]
+            waiting = [n for n in self.names if self.health(n)[0] and not self.settled(n, first.t_ref)]
+            if waiting and all(now < e.deadline for e in self.open_sets()):
+                return
+            self.emit(first, now, bool(waiting))
+
+    def candidates(self, name):
+        if name not in self.windows:
+            return sorted((s.t, s.now) for s in self.queue(name) if not s.used)
+        mark, due, heard = self.watermark(name), self.due(), self.health(name)[2]
+        if mark is None or heard is None or due is not None and mark < due:
+            return []
+        t = mark if due is None else due
+        while t + self.tick_period <= mark:
+            t += self.tick_period
+        return [(t, heard)]
+
+    def emit(self, tick, now, hit):
+        states, taken = {}, {}
+        for name in self.configs:
+            states[name], taken[name] = self.serve(name, tick.t_ref) if name in self.names else (("DISABLED",), [])
+        periods = {name: self.period(name) for name in self.names}
+        self.log.append(Event(kind="emit", t_ref=tick.t_ref, states=states, taken=taken, periods=periods))
+        for name in self.names:                     # the name of an absence takes this very emission into account
+            if states[name][0] == "MISSING" and self.came_late(name):
+                states[name] = ("LATE", *states[name][1:])
+            elif states[name][0] == "MISSING" and not self.health(name)[0]:
+                states[name] = ("STALE", *states[name][1:])
+        self.sets.append((self.epoch, tick.t_ref, tick.source, tick.opened, now, hit, states))
+
+    def came_late(self, name):
+        before = self.log[:-1]
+        since = max((i for i, e in enumerate(before) if e.kind == "emit"), default=-1)
+        return any(e.kind == "sample" and e.name == name and e.late for e in before[since + 1:])
+
+    def serve(self, name, t_ref):
+        c, queue = self.configs[name], self.queue(name)
+        offset = ns(c.offset_sec)
+        if name in self.windows:
+            return self.serve_window(name, t_ref, queue, offset)
+        fitting = [s for s in queue if not s.used and abs(s.t - t_ref) <= ns(c.tolerance_sec)]
+        if fitting:
+            best = sorted(fitting, key=lambda s: (abs(s.t - t_ref), s.t))[0]
+            return ("OK", best.t + offset, best.t - t_ref, None, best.payload, None), [best.t]
+        older = [s for s in queue if s.t <= t_ref and t_ref - s.t <= ns(c.hold_sec)] if c.hold_sec else []
+        if older:
+            best = sorted(older, key=lambda s: s.t)[-1]
+            return ("HELD", best.t + offset, best.t - t_ref, t_ref - best.t, best.payload, None), [best.t]
+        return ("MISSING", None, None, None, None, None), []
+
+    def serve_window(self, name, t_ref, queue, offset):
+        window, mark = self.windows[name], self.watermark(name)
+        packets = sorted((s for s in queue if s.t > t_ref - window and s.begin < t_ref), key=lambda s: (s.begin, s.t))
+        cells = {ms for s in packets for ms in range(max(s.begin, t_ref - window) // MS, min(s.t, t_ref) // MS)}
+        coverage = len(cells) * MS / window
+        if mark is None or mark < t_ref - ns(self.configs[name].tolerance_sec) or coverage < 0.5:
+            return ("MISSING", None, None, None, None, coverage), []
+        end = min(mark, t_ref)
+        payload = tuple(s.payload for s in packets)
+        return ("OK", end + offset, end - t_ref, None, payload, coverage), [s.t for s in packets]
+
+    # what drivers call
+
+    def poll(self, now):
+        self.step(now)
+
+    def flush(self, now):
+        while self.open_sets():
+            self.emit(self.open_sets()[0], now, False)
+
+    def totals(self, name):
+        """Counters of one input over all epochs."""
+        total = Counter(self.counts[name])
+        self.queue(name, total)
+        return +total
