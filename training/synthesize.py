@@ -1,0 +1,145 @@
+"""Record the synthetic world, as a DELIVER tree to train on or as a rosbag2 bag to play.
+
+    python -m training.synthesize --out data --format deliver --split train val --frames 1200 120 --size 256 --seed 1
+    python -m training.synthesize --out bag --format bag --duration 10 --size 256 --seed 7 --weather night
+
+Same seed, same bytes, whatever --jobs. A tree that was interrupted continues where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import cv2
+from tqdm import tqdm
+
+from mss_perception.bags import BagError
+from training.datasets.deliver import SPLITS
+from training.synthetic import bag, deliver_tree
+from training.synthetic.rig import TIMING, Rig
+from training.synthetic.weather import WEATHERS
+
+LONGEST_BAG_SEC = 120  # a street of 1.8 km, which every process holds in memory
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status; 2 and one line on stderr for what the user can mend."""
+    options = parse(argv)
+    try:
+        (write_tree if options.format == "deliver" else write_bag)(options)
+    except (deliver_tree.RecordingError, BagError, OSError) as error:
+        print(f"training.synthesize: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        then = "nothing is kept" if options.format == "bag" else "the same command continues"
+        print(f"training.synthesize: interrupted; {then}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.synthesize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder of the tree, or of the bag (must not exist)")
+    parser.add_argument("--format", choices=("deliver", "bag"), required=True)
+    parser.add_argument(
+        "--frames",
+        type=_at_least(1),
+        nargs="+",
+        default=None,
+        help="deliver: frames of every split, or one number for each; bag: camera frames (instead of --duration)",
+    )
+    parser.add_argument("--duration", type=float, default=None, help="bag: seconds, 10 frames each (default 10)")
+    parser.add_argument("--size", type=_at_least(16), default=256, help="camera pixels, square (default 256)")
+    parser.add_argument("--seed", type=_at_least(0), default=0)
+    parser.add_argument(
+        "--weather",
+        nargs="+",
+        choices=(*WEATHERS, "mixed"),
+        default=["mixed"],
+        help="taking turns street by street; mixed: all (default; a bag takes the first)",
+    )
+    parser.add_argument("--split", nargs="+", choices=SPLITS, default=["train"], help="deliver: splits to record")
+    parser.add_argument("--jobs", type=_at_least(1), default=2, help="processes (default 2)")
+    options = parser.parse_args(argv)
+    options.weather = list(WEATHERS) if "mixed" in options.weather else options.weather
+    if options.format == "deliver":
+        if options.duration is not None:
+            parser.error("--duration belongs to --format bag; a tree takes --frames")
+        if options.frames is None:
+            parser.error("--format deliver needs --frames")
+        if len(options.frames) not in (1, len(options.split)):
+            parser.error(
+                f"--frames has {len(options.frames)} numbers for {len(options.split)} splits; give one, or one each"
+            )
+    else:
+        if options.frames is not None and (options.duration is not None or len(options.frames) > 1):
+            parser.error("a bag takes either --duration or one number of --frames")
+        if options.frames is not None:
+            options.duration = options.frames[0] * TIMING["rgb"].period_ns * 1e-9
+        options.duration = 10.0 if options.duration is None else options.duration
+        if not 0.1 <= options.duration <= LONGEST_BAG_SEC:
+            parser.error(f"--duration {options.duration} must be 0.1 to {LONGEST_BAG_SEC} seconds")
+    return options
+
+
+def write_tree(options: argparse.Namespace) -> None:
+    frames = options.frames * (len(options.split) if len(options.frames) == 1 else 1)
+    planned = {
+        split: deliver_tree.plan(split, count, options.weather, options.size, options.seed)
+        for split, count in zip(options.split, frames, strict=True)
+    }
+    deliver_tree.begin(options.out, planned)
+    sequences = [sequence for split in planned.values() for sequence in split]
+    missing = [sequence for sequence in sequences if not sequence.complete(options.out)]
+    total = sum(sequence.frames for sequence in sequences)
+    done = total - sum(sequence.frames for sequence in missing)
+    with tqdm(total=total, initial=done, unit="frame", desc=str(options.out)) as bar:
+        for count in run(partial(deliver_tree.record, root=options.out), missing, options.jobs, ordered=False):
+            bar.update(count)
+    for split, shares in deliver_tree.finish(options.out, planned).items():
+        seen = sorted(((share, name) for name, share in shares.items() if share > 0), reverse=True)
+        print(f"{split}: {len(seen)} classes: " + ", ".join(f"{name} {100 * share:.2g}%" for share, name in seen))
+
+
+def write_bag(options: argparse.Namespace) -> None:
+    pieces = bag.pieces(options.duration)
+    render = partial(bag.render, (options.seed,), options.weather[0], options.size, options.duration)
+    rendered = run(render, pieces, options.jobs, ordered=True)
+    with tqdm(total=options.duration, unit="s", desc=str(options.out)) as bar:
+        bag.write(options.out, Rig.of_size(options.size), pieces, rendered, bar.update)
+
+
+def run(work: Callable, items: list, jobs: int, ordered: bool) -> Iterator:
+    """`work` over `items` in `jobs` processes; results as they come, or in order."""
+    if jobs == 1 or len(items) < 2:
+        yield from map(work, items)
+        return
+    with multiprocessing.get_context("spawn").Pool(min(jobs, len(items)), initializer=_prepare_worker) as pool:
+        yield from (pool.imap if ordered else pool.imap_unordered)(work, items)
+
+
+def _prepare_worker() -> None:
+    cv2.setNumThreads(1)  # one core per process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
+
+
+def _at_least(low: int) -> Callable[[str], int]:
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < low:
+            raise argparse.ArgumentTypeError(f"{value} must be at least {low}")
+        return value
+
+    return integer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

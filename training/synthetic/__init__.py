@@ -1,0 +1,16 @@
+"""The world that the project records itself: procedural streets, a moving vehicle and its simulated sensors.
+
+From the ground up; each file uses only what stands above it:
+
+    looks, mesh, curve              what a surface is, shapes, the street's centre line
+    people, vehicles, props, plots  what a street is furnished with
+    layout, movers                  a street by seed; the ego vehicle and the traffic over time
+    raycast                         rays against the still street and the moving bodies
+    textures, weather, shading      patterns, light, and what a surface sends back
+    drive                           one street, one light, one traffic: all that sensors look at
+    rig, cameras, spinning_lidar,   where the sensors sit, and what each makes of it
+    event_camera, recorder
+    lanes, deliver_tree, bag        how it is written
+
+Not built yet: fog, rain, the failure cases, and the class Other.
+"""

@@ -1,0 +1,60 @@
+"""Sensor data of one frame through the lanes of the robot: what the network is trained on is what it will be given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mss_models.modality import Encoding
+from mss_perception import messages
+from mss_perception.depth import DepthLane
+from mss_perception.events import EventLane
+from mss_perception.image import ImageLane
+from mss_perception.lidar import LidarLane, point_times_ns
+from mss_perception.transforms import Transforms
+from training.synthetic.recorder import Recorder, seconds
+from training.synthetic.rig import MS, TIMING, Rig
+
+_HISTORY_NS = 120 * MS  # of odometry before a frame: more than a sweep
+
+
+class Lanes:
+    """The four lanes for a rig, at its rgb camera's size."""
+
+    def __init__(self, rig: Rig, encodings: Mapping[str, Encoding]) -> None:
+        self.rig = rig
+        target, size = rig.rgb, (rig.rgb.height, rig.rgb.width)
+        self._image = ImageLane(encodings["rgb"], target, *size)
+        self._depth = DepthLane(encodings["depth"], target, *size)
+        self._lidar = LidarLane(encodings["lidar"], target, *size)
+        self._event = EventLane(
+            encodings["event"], target, *size, rig.event, rig.between(target.frame_id, rig.event.frame_id)
+        )
+
+    def frame(self, recorder: Recorder, t_ns: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Record every sensor around the rgb frame of t_ns: modality -> image u8 (H, W, 3), and labels (H, W) u8.
+
+        The sensors measure at their own times; the lanes bring them to t_ns by the odometry, as on the robot."""
+        rig, target = self.rig, self.rig.rgb.frame_id
+        where = Transforms()
+        for frame, T_base_frame in rig.mounts.items():
+            where.add_static("base_link", frame, T_base_frame)
+        for at in range(t_ns - _HISTORY_NS, t_ns + _HISTORY_NS // 4, TIMING["odom"].period_ns):
+            where.add("odom", "base_link", at, recorder.drive.ego.pose(seconds(at)))
+        pixels, labels = recorder.rgb(t_ns)
+        depth_ns, sweep_ns = t_ns + TIMING["depth"].offset_ns, t_ns + TIMING["lidar"].offset_ns
+        T_target_depth = where.motion(target, rig.depth.frame_id, depth_ns, t_ns).T[0]
+        cloud = messages.decode_cloud(
+            messages.encode_cloud(messages.bag_types(), recorder.sweep(sweep_ns), sweep_ns, "lidar")
+        )
+        motion = where.motion(target, "lidar", point_times_ns(cloud), t_ns)
+        self._event.reset()
+        for packet in recorder.events(t_ns - self._event.window_ns, t_ns):
+            self._event.push(packet)
+        return {
+            "rgb": self._image(pixels).image,
+            "depth": self._depth(recorder.depth(depth_ns), rig.depth, T_target_depth).image,
+            "event": self._event.window(t_ns).image,
+            "lidar": self._lidar(cloud, motion, True).image,
+        }, labels
