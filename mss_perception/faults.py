@@ -1,0 +1,274 @@
+"""Faults put into a stream of messages on purpose: what a replay or the demo's player does to the sensors.
+
+A schedule is a list of `INPUT:KIND[=AMOUNT]@START-[END]`, for example
+
+    rgb:drop@3-5              no images between 3 s and 5 s
+    lidar:delay=0.25@2-       clouds arrive 0.25 s later from 2 s on
+    depth:noise=0.3@1-4       Gaussian noise of 0.3 m on every valid depth
+
+INPUT is an input's name (`rgb`), or any other stream by its role (`rgb/info`, `odom`, `tf`). START and END are seconds
+from the bag's first message. A message belongs to the time of its header stamp, which makes a fault begin and end at
+the same instant for every sensor whatever its latency; a message without a stamp belongs to its time of receipt.
+What each fault must do to the mask is in `scoring.py`.
+"""
+
+from __future__ import annotations
+
+import array
+import copy
+import heapq
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mss_perception.messages import decode_cloud
+
+GRAMMAR = "INPUT:KIND[=AMOUNT]@START-[END], e.g. rgb:drop@3-5 or lidar:delay=0.25@2- (seconds from the bag's start)"
+
+KINDS = {
+    "drop": "messages vanish",
+    "delay": "messages arrive AMOUNT seconds later",
+    "freeze": "the last payload repeats under new stamps",
+    "noise": "Gaussian noise of AMOUNT on the measured values: grey levels of a colour image (default 25), metres of "
+             "depth and points (0.3), pixels of event positions (3)",
+    "corrupt": "the payload is cut short, so that it cannot be decoded",
+    "stamp": "header stamps are wrong by AMOUNT seconds",
+}
+NEEDS_AMOUNT = ("delay", "stamp")
+TAKES_AMOUNT = ("delay", "stamp", "noise")
+
+SECOND = 1_000_000_000
+IMAGE_VALUES = {"32FC1": np.float32, "16UC1": np.uint16}  # every other image encoding holds bytes
+
+
+class FaultError(ValueError):
+    """A fault is not written as the grammar says, or cannot be put into this kind of message."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault: `kind` on the stream `role` for start_sec <= t < end_sec; end_sec is inf when open."""
+
+    role: str
+    kind: str
+    amount: float | None
+    start_sec: float
+    end_sec: float
+
+    def active(self, t_sec: float) -> bool:
+        # From 0 means from the first message, also when its stamp is older than its receipt.
+        return (self.start_sec <= t_sec or self.start_sec == 0) and t_sec < self.end_sec
+
+    def __str__(self) -> str:
+        amount = "" if self.amount is None else f"={self.amount:g}"
+        end = "" if math.isinf(self.end_sec) else f"{self.end_sec:g}"
+        return f"{self.role}:{self.kind}{amount}@{self.start_sec:g}-{end}"
+
+
+def parse_fault(text: str, roles: Iterable[str] | None = None) -> Fault:
+    """Read one fault. `roles`: the streams that exist. Raises FaultError naming the wrong token and the grammar."""
+
+    def wrong(token: str, why: str) -> FaultError:
+        return FaultError(f"fault {text!r}: {token!r} {why}; grammar: {GRAMMAR}")
+
+    what, at, when = text.strip().partition("@")
+    if not at:
+        raise wrong(text, "has no '@START-[END]'")
+    role, colon, kind = what.partition(":")
+    if not colon:
+        raise wrong(what, "has no ':KIND'")
+    kind, equals, amount_text = kind.partition("=")
+    if roles is not None and role not in roles:
+        raise wrong(role, f"is no input; known: {', '.join(roles)}")
+    if kind not in KINDS:
+        raise wrong(kind, f"is no kind; known: {', '.join(KINDS)}")
+    if equals and kind not in TAKES_AMOUNT:
+        raise wrong(f"={amount_text}", f"has no meaning, {kind} takes no amount")
+    if not equals and kind in NEEDS_AMOUNT:
+        raise wrong(kind, f"needs an amount in seconds, {kind}=0.2 for example")
+    amount = None
+    if equals:
+        amount = _number(amount_text)
+        if amount is None:
+            raise wrong(amount_text, "is not a number")
+        if amount < 0 and kind != "stamp":
+            raise wrong(amount_text, "must not be negative")
+    span = re.fullmatch(r"([0-9.]+)-([0-9.]*)", when)
+    start = _number(span[1]) if span else None
+    end = math.inf if span and not span[2] else _number(span[2]) if span else None
+    if start is None or end is None:
+        raise wrong(when, "is no time range 'START-END' or 'START-'")
+    if end <= start:
+        raise wrong(when, "ends before it starts")
+    return Fault(role, kind, amount, start, end)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+class FaultSchedule:
+    """Faults applied to a stream of messages; the same object serves a replay and a live player.
+
+    Deterministic: what happens to a message depends on the seed, the fault and how many messages it has met, never on
+    wall time. Messages are copied before they are changed.
+
+    roles: topic -> role, when the stream names topics; a stream that names roles needs none.
+    touched: per fault, the number of messages it has met so far. A fault that met none is worth a warning.
+    """
+
+    def __init__(self, faults: Sequence[Fault | str], seed: int = 0, roles: Mapping[str, str] | None = None):
+        known = set(roles.values()) if roles else None
+        self.faults = [parse_fault(one, known) if isinstance(one, str) else one for one in faults]
+        self.seed = seed
+        self.roles = roles
+        self.touched = [0] * len(self.faults)
+        self._last: dict[str, object] = {}      # per role with a freeze: the last message before it froze
+
+    def apply(self, stream: Iterable[tuple[str, int, object]], start_ns: int | None = None) -> Iterator[tuple]:
+        """Yield the faulted (topic or role, receive_time_ns, message) in time order.
+
+        stream: the same triples in time order. start_ns: the zero of the fault times; the first message's receive time
+        when not given.
+        """
+        late: list[tuple[int, int, str, object]] = []       # heap of delayed messages
+        for order, (key, receive_ns, message) in enumerate(stream):
+            if start_ns is None:
+                start_ns = receive_ns
+            while late and late[0][0] <= receive_ns:
+                when_ns, _, late_key, late_message = heapq.heappop(late)
+                yield late_key, when_ns, late_message
+            role = self.roles.get(key, key) if self.roles else key
+            message, delay_ns = self._fault(role, receive_ns, message, start_ns)
+            if message is None:
+                continue
+            if delay_ns > 0:
+                heapq.heappush(late, (receive_ns + delay_ns, order, key, message))
+            else:
+                yield key, receive_ns, message
+        while late:
+            when_ns, _, key, message = heapq.heappop(late)
+            yield key, when_ns, message
+
+    def _fault(self, role: str, receive_ns: int, message, start_ns: int) -> tuple[object | None, int]:
+        """The message after all faults on it (None when dropped), and its delay in nanoseconds."""
+        t_sec = (_stamp(message, receive_ns) - start_ns) / SECOND
+        delay_ns = 0
+        for index, fault in enumerate(self.faults):
+            if fault.role != role:
+                continue
+            if not fault.active(t_sec):
+                if fault.kind == "freeze":
+                    self._last[role] = message
+                continue
+            self.touched[index] += 1
+            if fault.kind == "drop":
+                return None, 0
+            if fault.kind == "delay":
+                delay_ns += round(fault.amount * SECOND)
+            elif fault.kind == "freeze":
+                message = _under_header_of(message, self._last.setdefault(role, message))
+            elif fault.kind == "stamp":
+                message = _restamped(message, round(fault.amount * SECOND))
+            else:
+                random = np.random.default_rng([self.seed, index, self.touched[index]])
+                message = _noisy(message, fault, random) if fault.kind == "noise" else _corrupt(message, random)
+        return message, delay_ns
+
+
+def _stamp(message, receive_ns: int) -> int:
+    header = getattr(message, "header", None)
+    stamp_ns = header.stamp.sec * SECOND + header.stamp.nanosec if header is not None else 0
+    return stamp_ns or receive_ns
+
+
+def _under_header_of(message, frozen):
+    """The frozen message's content under the header of `message`."""
+    repeated = copy.copy(frozen)
+    repeated.header = message.header
+    return repeated
+
+
+def _restamped(message, shift_ns: int):
+    stamp_ns = max(0, _stamp(message, 0) + shift_ns)
+    changed = copy.copy(message)
+    changed.header = copy.copy(message.header)
+    changed.header.stamp = copy.copy(message.header.stamp)
+    changed.header.stamp.sec, changed.header.stamp.nanosec = divmod(stamp_ns, SECOND)
+    return changed
+
+
+def _payload_field(message) -> str:
+    for name in ("data", "events"):     # images and clouds; event packets
+        if hasattr(message, name):
+            return name
+    raise FaultError(f"{type(message).__name__} has no payload to disturb; noise and corrupt need an image, a cloud or "
+                     "an event packet")
+
+
+def _with_payload(message, field: str, payload: bytearray):
+    """A copy of the message with other bytes; rclpy's classes hold an array.array, rosbags' a numpy array."""
+    changed = copy.copy(message)
+    like = getattr(message, field)
+    setattr(changed, field, np.frombuffer(payload, np.uint8) if isinstance(like, np.ndarray)
+            else array.array("B", payload))
+    return changed
+
+
+def _corrupt(message, random: np.random.Generator):
+    """Lose the end of the payload. An empty one announces a point or row more than it has."""
+    field = _payload_field(message)
+    payload = bytearray(memoryview(getattr(message, field)))
+    if payload:
+        return _with_payload(message, field, payload[:int(random.integers(0, len(payload)))])
+    changed = copy.copy(message)
+    changed.width = message.width + 1
+    return changed
+
+
+def _noisy(message, fault: Fault, random: np.random.Generator):
+    field = _payload_field(message)
+    changed = _with_payload(message, field, bytearray(memoryview(getattr(message, field))))
+    if hasattr(message, "encoding") and field == "data":
+        _noise_on_image(changed, fault.amount, random)
+    elif hasattr(message, "fields"):
+        _noise_on_cloud(changed, fault.amount, random)
+    else:
+        raise FaultError(f"fault {fault}: noise on {type(message).__name__} is not defined; corrupt or drop it instead")
+    return changed
+
+
+def _noise_on_image(image, sigma: float | None, random: np.random.Generator) -> None:
+    """In place, on colours (grey levels) or depths (metres). Invalid depths stay invalid."""
+    dtype = np.dtype(IMAGE_VALUES.get(image.encoding, np.uint8)).newbyteorder(">" if image.is_bigendian else "<")
+    values = np.frombuffer(image.data, dtype)
+    if dtype.itemsize == 1:
+        noisy = values + random.normal(0, 25 if sigma is None else sigma, values.shape)
+        values[:] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+        return
+    unit = 1000 if dtype.kind == "u" else 1         # 16UC1 holds millimetres
+    noise = random.normal(0, (0.3 if sigma is None else sigma) * unit, values.shape)
+    measured = (values > 0) & np.isfinite(values)
+    smallest = 1 / 1000 * unit                      # noise never turns a measured depth into an invalid one
+    largest = 65535 if dtype.kind == "u" else np.inf
+    values[measured] = np.clip(values[measured] + noise[measured], smallest, largest).astype(dtype)
+
+
+def _noise_on_cloud(cloud, sigma: float | None, random: np.random.Generator) -> None:
+    """In place, on x y z of a LiDAR cloud (metres) or x y of events (pixels, kept inside the sensor)."""
+    fields = decode_cloud(cloud).fields
+    is_events = np.issubdtype(fields["x"].dtype, np.integer)
+    for axis in ("x", "y") if is_events else ("x", "y", "z"):
+        values = fields[axis]
+        noise = random.normal(0, (3 if is_events else 0.3) if sigma is None else sigma, values.shape)
+        if is_events and values.size:
+            values[...] = np.clip(np.rint(values + noise), 0, values.max()).astype(values.dtype)
+        elif values.size:
+            values[...] = values + noise

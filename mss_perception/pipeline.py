@@ -1,0 +1,377 @@
+"""The pipeline: collector -> lanes -> network -> outputs. The node and the replay drive the same class.
+
+`Pipeline.process` is the whole work on one set. Live, sets go through a one-slot, latest-wins hand-over to a single
+inference thread; in replay each is processed at once on the caller's thread. Nothing that a message contains, and no
+exception in the work on a set, ends the pipeline: it is counted under a name instead.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mss_perception import scoring
+from mss_perception.camera import Camera
+from mss_perception.collector import Collector, SensorSet
+from mss_perception.config import Config, ConfigError
+from mss_perception.inputs import InputState, nanoseconds
+from mss_perception.lidar import LidarImage
+from mss_perception.messages import stamp_ns
+from mss_perception.sensors import INVALID_DATA, Sensors, packet_span, payload_of
+
+log = logging.getLogger(__name__)
+
+REMEMBERED = 300        # sets over which diagnostics give rates and percentiles
+
+
+@dataclass
+class Output:
+    """What became of one set. Times are ns; images, points and labels are None or empty when it was `dropped`.
+
+    mask: input -> used by the network. inputs: input -> state (str), stamp_delta and age (ns), coverage, reason,
+    frozen, and the lane's own figures; what is not known is left out. labels, confidence: uint8 (Hc, Wc) on the target
+    camera's grid.
+    images: input -> uint8 (H, W, 3) as the network saw it, for the inputs in the mask. points: columns x y z (float32
+    metres in frame_id), label and confidence (uint8) of the points that the camera sees. latency_ms: stage ->
+    milliseconds. dropped: the reason why there is no output, or None.
+    """
+
+    t_ref_ns: int
+    epoch: int
+    seq: int
+    deadline_hit: bool
+    mask: dict[str, bool]
+    inputs: dict[str, dict]
+    latency_ms: dict[str, float]
+    frame_id: str = ""
+    camera: Camera | None = None
+    images: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: np.ndarray | None = None
+    confidence: np.ndarray | None = None
+    points: dict[str, np.ndarray] | None = None
+    dropped: str | None = None
+
+    @property
+    def points_frame_id(self) -> str:
+        return self.frame_id
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """(height, width) of `images`."""
+        return next(iter(self.images.values())).shape[:2]
+
+
+class Pipeline:
+    """See the module's text.
+
+    runtime: mss_models.runtime. on_output(output): called for every set that was processed, dropped ones included
+    (live: on the inference thread; a set that was replaced is only counted). done(t_ref_ns, epoch): for a resumed
+    replay: None to process the set, else what it was counted as, '' for an output.
+
+    receive, poll, flush, reset and diagnostics belong to one thread. Counters: `ticks`, `outputs`, `dropped` by reason;
+    after `flush`, outputs + sum(dropped) = ticks. Raises ConfigError or ValueError when the configuration, the
+    calibration file or the checkpoint's encodings cannot be served.
+    """
+
+    def __init__(self, config: Config, runtime, on_output: Callable[[Output], None], synchronous: bool,
+                 done: Callable[[int, int], str | None] | None = None):
+        self.config, self.runtime, self.on_output, self.synchronous, self.done = (
+            config, runtime, on_output, synchronous, done)
+        unused = [name for name, one in config.inputs.items() if one.enabled and name not in runtime.modalities]
+        if unused:
+            log.warning("the network has no %s: disabled", ", ".join(unused))
+        inputs = [one for name, one in config.inputs.items() if name not in unused]
+        enabled = [one.name for one in inputs if one.enabled]
+        if not set(config.collector.tick_source) & set(enabled):
+            raise ConfigError(f"tick_source {config.collector.tick_source} has no input that is enabled and that the "
+                              f"network knows; those are: {', '.join(enabled) or 'none'}")
+        encodings = {name: runtime.encodings[name] for name in enabled}
+        self.sensors = Sensors(config, encodings, runtime.image_size)
+        windows = {"event": nanoseconds(float(encodings["event"].params.get("window_sec", 0.05)))} \
+            if "event" in encodings else {}
+        self.collector = Collector(inputs, config.collector, self._on_set, windows, self._on_reset)
+        self.inputs = enabled
+        self.warnings: Counter = Counter()          # things that went wrong without costing a set, by name
+        self._lock = threading.Condition()
+        self._outputs = 0
+        self._dropped: Counter = Counter()
+        self._recent: deque[tuple[float, Output]] = deque(maxlen=REMEMBERED)
+        self._reasons: dict[str, str] = {}
+        self._failure: Exception | None = None      # raised by the caller of a synchronous pipeline
+        self._waiting: deque[tuple[float, SensorSet]] = deque()
+        self._room = 1 if config.collector.compute_policy == "latest" else config.collector.max_pending
+        self._busy = self._closed = False
+        self._thread = None
+        if not synchronous:
+            runtime.warmup(*self.sensors.expected_size())
+            self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+            self._thread.start()
+
+    # ---------------------------------------------------------------------------------------------- messages and time
+
+    def receive(self, role: str, message, now_ns: int, clock_ns: int | None = None) -> None:
+        """A message has arrived.
+
+        role: an input's name, `<input>/info`, 'odom', 'tf' or 'tf_static'. now_ns: a steady clock, or the bag's receive
+        time. clock_ns: the clock that stamps are of, when it runs; without it no stamp is rejected as future.
+        """
+        try:
+            if role in self.inputs:
+                self._collect(role, message, now_ns, clock_ns)
+            elif role in ("odom", "tf", "tf_static") or role.endswith("/info"):
+                self._learn(role, message)
+        except Exception:  # a bug must cost this message, not the node
+            if self.synchronous:
+                raise
+            self.warnings["receive_errors"] += 1
+            log.exception("a message of %s is lost", role)
+        self._raise_failure()
+
+    def _collect(self, name: str, message, now_ns: int, clock_ns: int | None) -> None:
+        sample = self.sensors.arrived(name, message)
+        self.warnings[f"{name}_frozen"] += sample.frozen
+        self.warnings[f"{name}_undecodable"] += bool(sample.error)
+        nbytes = len(payload_of(message))
+        if name in self.collector.windows:
+            begin_ns, end_ns = packet_span(sample, message, self.config.event_period_sec)
+            self.collector.add_stream(name, begin_ns, end_ns, sample, now_ns, nbytes, clock_ns)
+        else:
+            self.collector.add(name, stamp_ns(message.header), sample, now_ns, nbytes, clock_ns)
+
+    def _learn(self, role: str, message) -> None:
+        try:
+            self.sensors.learn(role, message)
+        except INVALID_DATA as error:
+            if not self.warnings[f"{role}_invalid"]:
+                log.warning("%s is not used: %s", role, error)
+            self.warnings[f"{role}_invalid"] += 1
+
+    def poll(self, now_ns: int) -> None:
+        """Time has passed; deadlines up to now_ns take effect. In replay: before each message."""
+        self.collector.advance(now_ns)
+        self._raise_failure()
+
+    def flush(self, now_ns: int) -> None:
+        """The end of a bag: emit all open sets, and wait until none is in work."""
+        self.collector.flush(now_ns)
+        with self._lock:
+            self._lock.wait_for(lambda: self._closed or not (self._waiting or self._busy))
+        self._raise_failure()
+
+    def reset(self, reason: str) -> None:
+        """The clock has jumped: forget what depends on time and start a new epoch."""
+        self.collector.reset(reason)
+
+    def close(self) -> None:
+        """Stop the inference thread; a set in work is finished, one that waits is dropped as `closed`."""
+        with self._lock:
+            self._closed = True
+            self._dropped["closed"] += len(self._waiting)
+            self._waiting.clear()
+            self._lock.notify_all()
+        if self._thread:
+            self._thread.join()
+
+    # -------------------------------------------------------------------------------------------------- sets in, out
+
+    def _on_set(self, sensor_set: SensorSet) -> None:
+        if self.synchronous:
+            if self._failure is None:       # nothing is worth computing after one
+                self._run(sensor_set)
+            return
+        with self._lock:
+            while len(self._waiting) >= self._room:
+                self._waiting.popleft()
+                self._dropped["replaced"] += 1
+            self._waiting.append((time.perf_counter(), sensor_set))
+            self._lock.notify_all()
+
+    def _on_reset(self, reason: str) -> None:
+        self.sensors.reset()
+
+    def _work(self) -> None:
+        """The inference thread."""
+        while True:
+            with self._lock:
+                self._lock.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return
+                handed_over, sensor_set = self._waiting.popleft()
+                self._busy = True
+            self._run(sensor_set, 1e3 * (time.perf_counter() - handed_over))
+            with self._lock:
+                self._busy = False
+                self._lock.notify_all()
+
+    def _run(self, sensor_set: SensorSet, queued_ms: float | None = None) -> None:
+        """Process one set, hand the output on and count it; every exception ends here."""
+        try:
+            if self.done and (counted_as := self.done(sensor_set.t_ref_ns, sensor_set.epoch)) is not None:
+                self._count(counted_as)
+                return
+            try:
+                output = self.process(sensor_set)
+            except Exception:  # a bug or a device's failure costs this set, never the node
+                log.exception("set at %d is dropped", sensor_set.t_ref_ns)
+                output = _empty_output(sensor_set)
+                output.dropped = "error"
+            if queued_ms is not None:
+                output.latency_ms["queue"] = queued_ms
+            self._count(output.dropped or "")
+            started = time.perf_counter()
+            self.on_output(output)
+            output.latency_ms.setdefault("publish", 1e3 * (time.perf_counter() - started))
+            with self._lock:
+                light = replace(output, images={}, labels=None, confidence=None, points=None)
+                self._recent.append((time.monotonic(), light))
+        except Exception as error:  # on_output is the caller's; live it must not end the thread
+            if self.synchronous:
+                self._failure = error
+            else:
+                self.warnings["output_errors"] += 1
+                log.exception("output at %d failed", sensor_set.t_ref_ns)
+
+    def _count(self, dropped: str) -> None:
+        with self._lock:
+            if dropped:
+                self._dropped[dropped] += 1
+            else:
+                self._outputs += 1
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def process(self, sensor_set: SensorSet) -> Output:
+        """One set through lanes and network: the whole of the perception, in order."""
+        started = time.perf_counter()
+        output = _empty_output(sensor_set)
+        lidar = None
+
+        # Each matched sample becomes an image in the target camera's view; what cannot is INVALID, with the reason.
+        for name, state in sensor_set.inputs.items():
+            if not state.present:
+                continue
+            samples = state.payload if isinstance(state.payload, tuple) else (state.payload,)
+            frozen = any(sample.frozen for sample in samples)
+            try:
+                lane = self.sensors.image(name, state, sensor_set.t_ref_ns)
+            except INVALID_DATA as error:
+                state.invalidate(str(error))
+                self._report_invalid(name, str(error))
+                output.inputs[name] = summary(state)
+                continue
+            self._reasons.pop(name, None)
+            output.inputs[name].update(lane.figures, **({"frozen": True} if frozen else {}))
+            output.images[name] = lane.image
+            output.mask[name] = True
+            lidar = lane if isinstance(lane, LidarImage) else lidar
+        prepared = time.perf_counter()
+        output.latency_ms["preprocess"] = 1e3 * (prepared - started)
+        if sum(output.mask.values()) < max(1, self.config.collector.min_modalities):
+            output.dropped = "below_min_modalities"
+            return output
+
+        # The network gets what is there, as a batch of one, and answers on the target camera's own grid.
+        output.camera, _ = self.sensors.target()
+        output.frame_id = output.camera.frame_id
+        result = self.runtime({name: image[None] for name, image in output.images.items()},
+                              {name: np.ones(1, bool) for name in output.images},
+                              output_size=(output.camera.height, output.camera.width))
+        output.labels, output.confidence = result.labels[0], result.confidence[0]
+        inferred = time.perf_counter()
+        output.latency_ms["inference"] = 1e3 * (inferred - prepared)
+
+        # Each point that the camera sees gets the label of its pixel.
+        if lidar is not None and self.config.publish_points:
+            output.points = labelled_points(lidar, output.labels, output.confidence, self.runtime.labels.ignore_id)
+        output.latency_ms["postprocess"] = 1e3 * (time.perf_counter() - inferred)
+        return output
+
+    def _report_invalid(self, name: str, reason: str) -> None:
+        self.warnings[f"{name}_invalid"] += 1
+        if self._reasons.get(name) is None:         # once, until it is valid again
+            log.warning("%s is INVALID: %s", name, reason)
+        self._reasons[name] = reason
+
+    # --------------------------------------------------------------------------------------------------------- figures
+
+    @property
+    def ticks(self) -> int:
+        return self.collector.counters["ticks"]
+
+    @property
+    def outputs(self) -> int:
+        return self._outputs
+
+    @property
+    def dropped(self) -> Counter:
+        """Sets without an output, by reason: the collector's and the pipeline's."""
+        with self._lock:
+            return self.collector.dropped + self._dropped
+
+    def diagnostics(self) -> dict:
+        """Everything for the 1 Hz summary. `level` is 'OK', 'WARN', 'ERROR' or 'STALE', `message` says why."""
+        status = self.collector.status()
+        with self._lock:
+            recent = list(self._recent)
+        last = recent[-1][1] if recent else None
+        times = [when for when, output in recent if not output.dropped]
+        rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0
+        inputs = {name: {**one, "state": last.inputs[name]["state"] if last else "STALE",
+                         "reason": self._reasons.get(name, ""),
+                         "rate_hz": 1e9 / one["period_ns"] if one["period_ns"] else 0.0}
+                  for name, one in status["inputs"].items()}
+        level, message = self._level(status, last)
+        return {
+            "level": level, "message": message, "model_id": self.runtime.model_id, "epoch": status["epoch"],
+            "tick_source": status["tick_source"], "ticks": self.ticks, "outputs": self.outputs,
+            "dropped": dict(self.dropped), "warnings": {name: n for name, n in list(self.warnings.items()) if n},
+            "fps_out": rate, "inputs": inputs,
+            "latency_ms": scoring.latencies([vars(output) for _, output in recent if not output.dropped]),
+        }
+
+    def _level(self, status: dict, last: Output | None) -> tuple[str, str]:
+        active = [name for name, one in status["inputs"].items() if one["active"]]
+        if not active:
+            return "STALE", "no input"
+        if last is not None and last.dropped:
+            return "ERROR", f"sets are dropped: {last.dropped}" + "".join(
+                f"; {name}: {reason}" for name, reason in list(self._reasons.items()))
+        missing = [name for name in self.inputs if name not in active]
+        invalid = [f"{name} is invalid ({reason})" for name, reason in list(self._reasons.items())]
+        if missing or invalid:
+            return "WARN", "running without " + ", ".join(missing + invalid)
+        return "OK", "all inputs are active"
+
+
+def _empty_output(sensor_set: SensorSet) -> Output:
+    """Nothing used yet: every input's state as the collector gave it."""
+    return Output(
+        sensor_set.t_ref_ns, sensor_set.epoch, sensor_set.seq, sensor_set.deadline_hit,
+        mask=dict.fromkeys(sensor_set.inputs, False),
+        inputs={name: summary(state) for name, state in sensor_set.inputs.items()},
+        latency_ms={"wait": (sensor_set.emitted_ns - sensor_set.opened_ns) / 1e6})
+
+
+def summary(state: InputState) -> dict:
+    """An input's state in plain values; None is left out."""
+    values = {"state": state.state.value, "stamp_delta": state.delta_ns, "age": state.age_ns,
+              "coverage": state.coverage, "reason": state.reason or None}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def labelled_points(lidar: LidarImage, labels: np.ndarray, confidence: np.ndarray, ignore_id: int) -> dict:
+    """Columns x y z float32, label and confidence uint8 of the points that the camera sees unhidden."""
+    label = lidar.label_points(labels, ignore_id)
+    visible = label != ignore_id
+    xyz = lidar.points.xyz[visible]
+    return {"x": xyz[:, 0].copy(), "y": xyz[:, 1].copy(), "z": xyz[:, 2].copy(), "label": label[visible],
+            "confidence": lidar.label_points(confidence, 0)[visible]}
+

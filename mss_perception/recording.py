@@ -1,0 +1,238 @@
+"""The folder that a replay writes: one line per set, pictures of chosen frames, a bag of outputs. Resumable.
+
+A set is finished when its line stands in frames.jsonl; all its other files are written before. So whatever moment a run
+is cut off at, a resumed one knows what to skip, and both end with the same files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from mss_models.labels import LabelSet
+from mss_perception import draw, messages, scoring
+from mss_perception.bags import BagWriter
+from mss_perception.faults import SECOND, Fault
+from mss_perception.pipeline import Output
+from mss_perception.report import Picture
+
+EVENLY = 6                  # pictures spread over the run; one more for each fault
+PICTURE_WIDTH = 400         # of a panel in the report, pixels
+RECORDED = ("frames.jsonl", "metrics.json", "report.html", "run.json")
+LEVELS = {"OK": 0, "HELD": 0, "DISABLED": 0, "LATE": 1, "MISSING": 1, "INVALID": 2, "STALE": 3}    # DiagnosticStatus
+
+
+class RunError(ValueError):
+    """A run cannot be continued. The message says what differs."""
+
+
+class Run:
+    """Writer of one run's folder; a context manager around the replay.
+
+    settings: JSON-ready; everything that decides the outcome. start_ns and duration_sec: of the bag. keep_labels: also
+    keep labels and confidence of every frame, for `write_bag`. Raises RunError when `resume` finds other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping, resume: bool, start_ns: int, duration_sec: float,
+                 faults: Sequence[Fault], label_set: LabelSet, keep_labels: bool = False):
+        self.folder, self.label_set, self.keep_labels, self.start_ns = Path(folder), label_set, keep_labels, start_ns
+        self.records: list[dict] = []
+        self._held = 0              # records before this one are of an earlier run and not yet met again
+        self._wanted = _wanted(duration_sec, faults)
+        self._file = None
+        self._open_folder(settings, resume)
+
+    def _open_folder(self, settings: Mapping, resume: bool) -> None:
+        path = self.folder / "run.json"
+        if resume and path.exists():
+            before = json.loads(path.read_text())
+            changed = [key for key in settings if before.get(key) != json.loads(json.dumps(settings[key]))]
+            if changed:
+                raise RunError(f"{self.folder} holds a run with other settings: {', '.join(changed)}; use the same, "
+                               "another --out, or leave --resume away to start anew")
+            self._read_records()
+            return
+        for name in RECORDED:
+            (self.folder / name).unlink(missing_ok=True)
+        for name in ("pictures", "labels", "bag"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for old in self.folder.glob("frame_*.png"):
+            old.unlink()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".tmp")       # run.json is there whole or not at all
+        unfinished.write_text(json.dumps(settings, indent=1))
+        unfinished.replace(path)
+
+    def _read_records(self) -> None:
+        """Take over the complete lines of frames.jsonl and cut off what a killed run left half-written."""
+        path = self.folder / "frames.jsonl"
+        if not path.exists():
+            return
+        content = path.read_bytes()
+        complete = content[:content.rfind(b"\n") + 1]
+        self.records = [json.loads(line) for line in complete.splitlines()]
+        if len(complete) < len(content):
+            with path.open("r+b") as file:
+                file.truncate(len(complete))
+
+    def __enter__(self) -> Run:
+        self._file = (self.folder / "frames.jsonl").open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def holds(self, t_ref_ns: int, epoch: int) -> str | None:
+        """'' when the next recorded set is this one and gave an output, its drop reason when dropped, else None.
+
+        Raises RunError when another set is recorded at this place.
+        """
+        if self._held == len(self.records):
+            return None
+        record = self.records[self._held]
+        if (record["t_ref"], record["epoch"]) != (t_ref_ns, epoch):
+            raise RunError(f"{self.folder}/frames.jsonl has t_ref {record['t_ref']} as frame {self._held}, the replay "
+                           f"{t_ref_ns}: the bag or the program has changed; leave --resume away to start anew")
+        self._held += 1
+        if not record["dropped"]:
+            self._choose(t_ref_ns)      # keeps the choice of pictures in step
+        return record["dropped"] or ""
+
+    def add(self, output: Output, truth: np.ndarray | None) -> None:
+        """Write one set. truth: (H, W) uint8 class ids like output.labels, where known."""
+        index = len(self.records)
+        record = {
+            "t_ref": output.t_ref_ns, "epoch": output.epoch, "mask": output.mask, "dropped": output.dropped,
+            "deadline_hit": output.deadline_hit, "frame_id": output.frame_id, "inputs": output.inputs,
+        }
+        if not output.dropped:
+            record["labels"] = hashlib.sha256(output.labels.tobytes()).hexdigest()[:16]
+            record["confidence"] = round(float(output.confidence.mean()) / 255, 6)
+            if truth is not None:
+                record["confusion"] = scoring.counts(truth, output.labels, self.label_set)
+            if self.keep_labels:
+                self._save(f"labels/{index:06d}.png", draw.png(output.labels))
+                self._save(f"labels/{index:06d}_confidence.png", draw.png(output.confidence))
+            if self._choose(output.t_ref_ns):
+                for order, (name, image) in enumerate(panels(output, truth, self.label_set).items()):
+                    self._save(f"pictures/{index:06d}/{order}_{name}.png", draw.png(image, PICTURE_WIDTH))
+        # Last, because they alone differ between two runs.
+        record["latency_ms"] = {stage: round(value, 3) for stage, value in output.latency_ms.items()}
+        self.records.append(record)
+        self._held += 1
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def _save(self, name: str, content: bytes) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+    def _choose(self, t_ref_ns: int) -> bool:
+        """Whether this is the first frame at or after a wanted time."""
+        reached = [t_sec for t_sec in self._wanted if t_sec <= (t_ref_ns - self.start_ns) / SECOND]
+        self._wanted = self._wanted[len(reached):]
+        return bool(reached)
+
+    def pictures(self, faults: Sequence[Fault]) -> list[Picture]:
+        """The chosen frames, and each of them side by side as frame_<seconds>s.png in the folder."""
+        chosen = []
+        for folder in sorted((self.folder / "pictures").glob("*")):
+            record = self.records[int(folder.name)]
+            t_sec = (record["t_ref"] - self.start_ns) / SECOND
+            active = [str(fault) for fault in faults if fault.active(t_sec)]
+            picture = Picture(record["t_ref"], ", ".join(active) or "no fault")
+            files = {file.stem.partition("_")[2]: file for file in sorted(folder.glob("*.png"))}
+            for name in dict.fromkeys([*record["mask"], *files]):
+                picture.panels.append((name, remark(record["inputs"].get(name)),
+                                       files[name].read_bytes() if name in files else None))
+            draw.write_sheet(self.folder / f"frame_{t_sec:06.2f}s.png",
+                             [(name, content) for name, _, content in picture.panels])
+            chosen.append(picture)
+        return chosen
+
+    def write_bag(self) -> Path:
+        """Labels, confidence and masks of all frames as a bag; message times are the sets' reference times."""
+        types = messages.bag_types()
+        path = self.folder / "bag"
+        shutil.rmtree(path, ignore_errors=True)
+        with BagWriter(path) as bag:
+            for index, record in enumerate(self.records):
+                if record["dropped"]:
+                    continue
+                t_ref, frame = record["t_ref"], record["frame_id"]
+                for topic, suffix in (("segmentation", ""), ("segmentation/confidence", "_confidence")):
+                    image = cv2.imread(str(self.folder / f"labels/{index:06d}{suffix}.png"), cv2.IMREAD_GRAYSCALE)
+                    bag.write(f"/mss_perception/{topic}", messages.encode_image(types, image, "mono8", t_ref, frame),
+                              t_ref)
+                bag.write("/mss_perception/modality_mask", mask_message(types, record), t_ref)
+        return path
+
+
+def _wanted(duration_sec: float, faults: Sequence[Fault]) -> list[float]:
+    """Times of the pictures: evenly spread, and the middle of each fault."""
+    even = [(i + 0.5) / EVENLY * duration_sec for i in range(EVENLY)]
+    return sorted(even + [(fault.start_sec + min(fault.end_sec, duration_sec)) / 2 for fault in faults
+                          if fault.start_sec < duration_sec])
+
+
+def panels(output: Output, truth: np.ndarray | None, label_set: LabelSet) -> dict[str, np.ndarray]:
+    """Name -> RGB picture of one output: every input as the network saw it, prediction and, where known, truth.
+
+    With a camera image and points there is also `points`, the LiDAR over the image: it shows a wrong calibration.
+    Absent inputs have no picture.
+    """
+    size = output.grid_size
+    shown = {name: draw.picture(name, image) for name, image in output.images.items()}
+    # Class colours over false colours cannot be read: without a camera image they lie over the first input in grey.
+    under = shown["rgb"] if "rgb" in shown else draw.greyed(next(iter(shown.values())))
+    if output.points is not None and "rgb" in shown:
+        xyz = np.stack([output.points[axis] for axis in "xyz"], axis=1)
+        uv, valid = output.camera.scaled(size[1], size[0]).project(xyz)
+        shown["points"] = draw.points_over(under, uv[valid], np.linalg.norm(xyz[valid], axis=1))
+    labels = cv2.resize(output.labels, size[::-1], interpolation=cv2.INTER_NEAREST)
+    shown["prediction"] = draw.overlay(under, labels, label_set)
+    if truth is not None:
+        truth = cv2.resize(truth, size[::-1], interpolation=cv2.INTER_NEAREST)
+        shown["truth"] = label_set.colorize(truth)
+        shown["errors"] = draw.errors(under, labels, truth, label_set)
+    return shown
+
+
+def remark(state: Mapping | None) -> str:
+    """The caption of an input's picture: its state and what is worth knowing of the sample."""
+    if state is None:
+        return ""
+    parts = [state["state"]]
+    if state.get("stamp_delta"):
+        parts.append(f"{state['stamp_delta'] / 1e6:+.0f} ms")
+    for name, unit in (("points_in_image", "points in the image"), ("events", "events")):
+        if state.get(name) is not None:
+            parts.append(f"{state[name]:,} {unit}")
+    if state.get("frozen"):
+        parts.append("frozen payload")
+    return ", ".join(parts) + (f": {state['reason']}" if state.get("reason") else "")
+
+
+def mask_message(types, record: Mapping):
+    """The record's mask as the node publishes it on ~/modality_mask."""
+    def status(name: str, level: int, text: str, values: Mapping):
+        pairs = [types.KeyValue(key=key, value=str(value)) for key, value in values.items() if value is not None]
+        return types.DiagnosticStatus(level=level, name=name, message=text, hardware_id="", values=pairs)
+
+    summary = {"t_ref": record["t_ref"], "epoch": record["epoch"], "deadline_hit": record["deadline_hit"],
+               **{name: int(used) for name, used in record["mask"].items()}}
+    degraded = sum(record["mask"].values()) < sum(one["state"] != "DISABLED" for one in record["inputs"].values())
+    statuses = [status("modality_mask", int(degraded), scoring.mask_name(record["mask"]), summary)]
+    statuses += [status(f"modality_mask/{name}", LEVELS[one["state"]], one["state"],
+                        {key: value for key, value in one.items() if key != "state"})
+                 for name, one in record["inputs"].items()]
+    header = messages.encode_header(types, record["t_ref"], record["frame_id"])
+    return types.DiagnosticArray(header=header, status=statuses)
+

@@ -1,0 +1,309 @@
+"""Run a recorded bag through the pipeline without ROS: `python -m mss_perception.replay BAG --out DIR`.
+
+The same pipeline as in the node, but every set is processed at once and time is the bag's, so that two runs give the
+same labels and the same figures except latencies. In DIR:
+
+    frames.jsonl   one line per set: t_ref, mask, state and figures of every input, digest of the labels, latencies
+    metrics.json   the run in figures (scoring.build_metrics)
+    report.html    everything to look at, self-contained;  frame_*.png  the chosen frames side by side
+    bag/           with --write-bag: labels, confidence and masks as topics
+
+A run that was interrupted goes on with --resume: the bag is read again from its start, because decoders and hysteresis
+have a state, but what frames.jsonl already holds is neither projected nor segmented again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
+from mss_models.runtime import open_runtime
+from mss_perception import scoring
+from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
+from mss_perception.calibration import CalibrationError
+from mss_perception.config import Config, ConfigError
+from mss_perception.faults import GRAMMAR, KINDS, SECOND, FaultError, FaultSchedule
+from mss_perception.messages import MessageError, decode_image, stamp_ns
+from mss_perception.pipeline import Output, Pipeline
+from mss_perception.recording import Run, RunError
+from mss_perception.report import Report, write_report
+
+log = logging.getLogger(__name__)
+
+
+class ReplayError(ValueError):
+    """A replay cannot be done as asked. The message names the option or topic and what would be right."""
+
+
+USER_ERRORS = (ReplayError, BagError, CalibrationError, CheckpointError, ConfigError, FaultError, RunError,
+               MessageError)
+
+
+class Replay:
+    """One bag through one pipeline into one folder; call it.
+
+    bag: folder or file. config: topics and parameters. faults, seed: see faults.FaultSchedule. limit_sec: stop so many
+    seconds after the bag's start. resume: continue what `out` holds. report: also write
+    report.html and the pictures. progress: show a bar.
+    Raises one of USER_ERRORS.
+    """
+
+    def __init__(self, bag: str | Path, out: str | Path, config: Config, faults: Sequence[str] = (), seed: int = 0, *,
+                 write_bag: bool = False, limit_sec: float | None = None, resume: bool = False, report: bool = True,
+                 progress: bool = True):
+        self.config, self.write_bag, self.report, self.progress = config, write_bag, report, progress
+        self.bag = bag_summary(bag)
+        self.roles = roles_in(self.bag, config)
+        self.schedule = FaultSchedule(faults, seed, {role: role for role in self.roles.values()})
+        self.start_ns = min(self.bag.topics[topic].first_ns for topic in self.roles)
+        self.end_ns = max(self.bag.topics[topic].last_ns for topic in self.roles)
+        if limit_sec is not None:
+            self.end_ns = min(self.end_ns, self.start_ns + round(limit_sec * SECOND))
+        self.duration_sec = (self.end_ns - self.start_ns) / SECOND
+        self.runtime = open_runtime(config.checkpoint or DEFAULT_CHECKPOINT, config.backend, config.device,
+                                    config.precision, config.threads or None)
+        settings = {
+            "bag": str(Path(bag).resolve()), "messages": self.bag.count, "network": self.runtime.model_id,
+            "precision": self.runtime.precision, "faults": [str(fault) for fault in self.schedule.faults], "seed": seed,
+            "limit_sec": limit_sec, "write_bag": write_bag,
+            "config": {name: value for name, value, _ in config.parameters() if name not in ("checkpoint", "threads")}}
+        self.run = Run(Path(out), settings, resume, self.start_ns, self.duration_sec, self.schedule.faults,
+                       self.runtime.labels, keep_labels=write_bag)
+        self.pipeline = Pipeline(config, self.runtime, self._output, synchronous=True, done=self.run.holds)
+        self.truth = Truth(self.bag, config.labels_topic, self.runtime.labels.ignore_id,
+                           tolerance_ns=round(0.5 / config.collector.tick_rate_hz * SECOND),
+                           jump_back_ns=round(config.collector.jump_back_sec * SECOND))
+        self.counts = {topic: {"sent": 0, "received": 0} for topic in self.roles}
+        self.stamps: dict[str, list[int]] = {role: [] for role in self.roles.values() if role in config.inputs}
+
+    def __call__(self) -> dict:
+        """Replay, write the results, and return the content of metrics.json."""
+        topics = {role: topic for topic, role in self.roles.items()}
+        now_ns = self.start_ns
+        self._calibrate()
+        with self.run:
+            for role, now_ns, message in self.schedule.apply(self._messages(), self.start_ns):
+                self.counts[topics[role]]["received"] += 1
+                self.pipeline.poll(now_ns)
+                self.pipeline.receive(role, message, now_ns, clock_ns=now_ns)
+            self.pipeline.flush(now_ns)
+        for fault, touched in zip(self.schedule.faults, self.schedule.touched, strict=True):
+            if not touched:
+                log.warning("fault %s met no message; the bag lasts %.1f s", fault, self.duration_sec)
+        return self._conclude()
+
+    def _calibrate(self) -> None:
+        """Each first camera_info and static transform of the bag counts from its start, as a calibration file would.
+
+        Otherwise what the other sensors saw before the first image would have no grid. Faulted ones are left out.
+        """
+        faulted = {fault.role for fault in self.schedule.faults}
+        wanted = [topic for topic, role in self.roles.items()
+                  if (role.endswith("/info") or role == "tf_static") and role not in faulted]
+        unseen = set(wanted)
+        for topic, receive_ns, message in read_bag(self.bag.path, wanted) if wanted else ():
+            if topic in unseen:
+                self.pipeline.receive(self.roles[topic], message, receive_ns)
+                unseen.remove(topic)
+            if not unseen:
+                break
+
+    def _messages(self) -> Iterator[tuple[str, int, object]]:
+        """(role, receive time, message) of the bag up to the limit, before any fault."""
+        layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<{remaining}]"
+        with tqdm(total=self.duration_sec, desc="replay", bar_format=layout, disable=not self.progress) as bar:
+            for topic, receive_ns, message in read_bag(self.bag.path, list(self.roles)):
+                if receive_ns > self.end_ns:
+                    break
+                bar.update((receive_ns - self.start_ns) / SECOND - bar.n)
+                role = self.roles[topic]
+                self.counts[topic]["sent"] += 1
+                if role in self.stamps:
+                    self.stamps[role].append(stamp_ns(message.header))
+                yield role, receive_ns, message
+
+    def _output(self, output: Output) -> None:
+        truth = None if output.dropped else self.truth.at(output.t_ref_ns, output.epoch)
+        if truth is not None and truth.shape != output.labels.shape:
+            raise ReplayError(f"labels on {self.truth.topic} have {truth.shape[1]} x {truth.shape[0]} pixels, the "
+                              f"target camera {output.labels.shape[1]} x {output.labels.shape[0]}")
+        self.run.add(output, truth)
+
+    def _conclude(self) -> dict:
+        """metrics.json, report.html, the pictures, the bag."""
+        faults, labels = self.schedule.faults, self.runtime.labels
+        metrics = scoring.build_metrics(
+            self.run.records, ticks=self.pipeline.ticks, dropped=self.pipeline.dropped, messages=self.counts,
+            expected=scoring.ExpectedMasks(faults, self.config, self.start_ns, self.stamps), label_set=labels)
+        (self.run.folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        if self.write_bag:
+            self.run.write_bag()
+        if not self.report:
+            return metrics
+        network = f"{self.runtime.model_id}, {self.runtime.precision} on {self.runtime.device}"
+        write_report(self.run.folder / "report.html", Report(
+            f"Replay of {self.bag.path.name}", metrics, self.run.records, labels, self.start_ns, faults,
+            self.config.collector.deadline_sec, self.run.pictures(faults),
+            {"Bag": f"{self.bag.path}, {self.duration_sec:.1f} s", "Network": network, "Classes": labels.name,
+             "Faults": " · ".join(map(str, faults)) or "none"},
+            self.runtime.card))
+        return metrics
+
+
+class Truth:
+    """The ground truth of the bag, read alongside the replay: only labels near the present are in memory.
+
+    topic: may be missing in the bag; then there is no truth. jump_back_ns: labels whose stamps go back by more belong
+    to the next epoch.
+    """
+
+    def __init__(self, bag: BagSummary, topic: str, ignore_id: int, tolerance_ns: int, jump_back_ns: int):
+        self.topic, self.ignore_id = "/" + topic.lstrip("/"), ignore_id
+        self.tolerance_ns, self.jump_back_ns = tolerance_ns, jump_back_ns
+        there = topic and self.topic in bag.topics
+        self._messages = read_bag(bag.path, [self.topic]) if there else iter(())
+        self._near: deque[tuple[int, object]] = deque()
+        self._head: tuple[int, object] | None = None        # read, but later than asked for so far
+        self._newest = self._epoch = 0
+        self._advance()
+
+    def _advance(self) -> None:
+        entry = next(self._messages, None)
+        self._head = None if entry is None else (stamp_ns(entry[2].header), entry[2])
+
+    def _head_in_epoch(self) -> bool:
+        return self._head is not None and self._head[0] >= self._newest - self.jump_back_ns
+
+    def at(self, t_ref_ns: int, epoch: int) -> np.ndarray | None:
+        """(H, W) uint8 label ids of the nearest stamp within tolerance, or None. Raises ReplayError."""
+        if epoch != self._epoch:
+            while self._head_in_epoch():
+                self._newest = self._head[0]
+                self._advance()
+            self._epoch, self._newest = epoch, 0
+            self._near.clear()
+        while self._head_in_epoch() and self._head[0] <= t_ref_ns + self.tolerance_ns:
+            self._near.append(self._head)
+            self._newest = self._head[0]
+            self._advance()
+        while self._near and self._near[0][0] < t_ref_ns - self.tolerance_ns:
+            self._near.popleft()
+        nearest = min(self._near, key=lambda one: abs(one[0] - t_ref_ns), default=None)
+        if nearest is None or abs(nearest[0] - t_ref_ns) > self.tolerance_ns:
+            return None
+        labels = decode_image(nearest[1])
+        if labels.dtype != np.uint8 or labels.ndim != 2:
+            raise ReplayError(f"labels on {self.topic} are {nearest[1].encoding}; must be mono8 label ids")
+        return labels
+
+
+def roles_in(bag: BagSummary, config: Config) -> dict[str, str]:
+    """Topic -> role of what the bag has for the enabled inputs. Raises ReplayError when no set could be made of it."""
+    wanted = {topic: role for topic, role in config.topic_roles().items()
+              if (name := role.partition("/")[0]) not in config.inputs or config.inputs[name].enabled
+              or name == config.target_camera and role.endswith("/info")}
+    roles = {topic: role for topic, role in wanted.items() if topic in bag.topics and bag.topics[topic].count}
+    there = ", ".join(f"{topic} ({one.type})" for topic, one in bag.topics.items()) or "nothing"
+    hint = f"the bag has: {there}. Name other topics with --topic ROLE=TOPIC or in --config"
+    if not any(role in config.inputs for role in roles.values()):
+        sensors = ", ".join(f"{topic} ({role})" for topic, role in wanted.items() if role in config.inputs)
+        raise ReplayError(f"bag {bag.path} has none of the sensor topics {sensors}; {hint}")
+    info = "/" + config.inputs[config.target_camera].info_topic.lstrip("/")
+    if info not in roles and not config.calibration_file:
+        raise ReplayError(f"bag {bag.path} lacks {info} (camera_info of the target camera {config.target_camera}) and "
+                          f"no calibration_file is given; {hint}")
+    missing = [f"{topic} ({role})" for topic, role in wanted.items() if role in config.inputs and topic not in roles]
+    if missing:
+        log.warning("the bag has no %s: replayed without", ", ".join(missing))
+    return roles
+
+
+def configuration(options: argparse.Namespace) -> Config:
+    """The configuration that the command line asks for. Raises ConfigError or ReplayError."""
+    config = Config.from_yaml(options.config) if options.config else Config()
+    if options.checkpoint:
+        config.set("checkpoint", str(options.checkpoint))
+    for setting in options.topic:
+        role, equals, topic = setting.partition("=")
+        known = {f"{name}/info" if part == "info_topic" else name: f"{name}.{part}"
+                 for name in config.inputs for part in ("topic", "info_topic")}
+        known |= {"odom": "odometry_topic", "labels": "labels_topic"}
+        if not equals or role not in known:
+            raise ReplayError(f"--topic {setting}: must be ROLE=TOPIC with a role of {', '.join(known)}")
+        config.set(known[role], topic)
+    if options.size:
+        size = re.fullmatch(r"(\d+)x(\d+)", options.size)
+        if not size:
+            raise ReplayError(f"--size {options.size}: must be WIDTHxHEIGHT, e.g. 512x512")
+        config.set("width", int(size[1]))
+        config.set("height", int(size[2]))
+    return config.validate()
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m mss_perception.replay", description=__doc__.splitlines()[0],
+                                     formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     epilog="faults: " + GRAMMAR + "\n" + "\n".join(
+                                         f"  {kind:8} {text}" for kind, text in KINDS.items()))
+    parser.add_argument("bag", type=Path, help="a rosbag2 folder, or an .mcap or .db3 file")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--checkpoint", type=Path, help="network; the shipped one when not given")
+    parser.add_argument("--config", type=Path, help="parameters as YAML, the node's file or a plain mapping")
+    parser.add_argument("--topic", action="append", default=[], metavar="ROLE=TOPIC",
+                        help="where a role's messages are, e.g. rgb=/cam/front/image or rgb/info=/cam/front/info")
+    parser.add_argument("--fault", action="append", default=[], metavar="FAULT", help="put a fault in, see below")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults' randomness (default 0)")
+    parser.add_argument("--size", metavar="WxH", help="size of the network's images; the checkpoint's when not given")
+    parser.add_argument("--limit", type=float, metavar="SEC", help="stop after this much of the bag")
+    parser.add_argument("--write-bag", action="store_true", help="also write labels, confidence and masks as a bag")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    parser.add_argument("--no-report", action="store_true", help="leave report.html and the pictures out")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    options = arguments().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        metrics = Replay(options.bag, options.out, configuration(options), options.fault, options.seed,
+                         write_bag=options.write_bag, limit_sec=options.limit, resume=options.resume,
+                         report=not options.no_report, progress=not options.quiet)()
+    except USER_ERRORS as error:
+        print(f"replay: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"replay: interrupted; --resume goes on with {options.out}", file=sys.stderr)
+        return 130
+    print(table(metrics))
+    print(f"report: {options.out / 'report.html'}")
+    return 0
+
+
+def table(metrics: Mapping) -> str:
+    """The result in a few lines of text."""
+    drops = sum(metrics["dropped"].values())
+    lines = [f"{metrics['outputs']} outputs of {metrics['ticks']} ticks, {drops} dropped; "
+             f"{metrics['mask_wrong']} of {metrics['mask_checked']} checked masks wrong"]
+    for mask, frames in metrics["frames_by_mask"].items():
+        score = metrics["miou_by_mask"][mask]
+        lines.append(f"  {mask:24} {frames:6} frames" + ("" if score is None else f"  mIoU {100 * score:5.1f} %"))
+    if metrics["miou"] is not None:
+        lines.append(f"  {'all':24} {metrics['outputs']:6} frames  mIoU {100 * metrics['miou']:5.1f} %")
+    lines += [f"  {stage:12} p50 {one['p50']:7.1f}  p95 {one['p95']:7.1f}  p99 {one['p99']:7.1f} ms"
+              for stage, one in metrics["latency_ms"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

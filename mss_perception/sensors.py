@@ -1,0 +1,238 @@
+"""What is known of the sensors between messages, and how one sample of each becomes the network's image.
+
+Calibration from camera_info, tf, odometry and the calibration file meets the lanes here; lanes are rebuilt when a
+calibration changes. `learn` and `arrived` may run in one thread while `image` runs in another.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mss_models.modality import Encoding
+from mss_perception import calibration
+from mss_perception.camera import Camera, CameraError
+from mss_perception.config import Config
+from mss_perception.depth import DepthLane, same_view
+from mss_perception.events import EventLane
+from mss_perception.image import ImageLane
+from mss_perception.inputs import InputState, nanoseconds
+from mss_perception.lane import LaneImage, LaneInvalid
+from mss_perception.lidar import LidarLane, point_times_ns
+from mss_perception.messages import Events, MessageError, decode_cloud, decode_events, decode_image, raw_bytes, stamp_ns
+from mss_perception.transforms import Transforms
+
+log = logging.getLogger(__name__)
+
+LANES = {"rgb": ImageLane, "depth": DepthLane, "event": EventLane, "lidar": LidarLane}
+INVALID_DATA = (LaneInvalid, MessageError, CameraError)
+"""What makes a sample INVALID, with its text as the reason; anything else is a bug."""
+
+COMPARED_BYTES = 4096
+
+
+@dataclass
+class Sample:
+    """One arrived message. events: its decoded packet, for a stream. frozen: the payload is the one before's.
+    error: why it cannot be decoded; known on arrival for streams only, whose decoders need every packet."""
+
+    message: object
+    frozen: bool = False
+    events: Events | None = None
+    error: str = ""
+
+
+class Sensors:
+    """Calibration and lanes of all inputs.
+
+    encodings: input -> how the network wants it. image_size: (height, width) that the network was trained at. Raises
+    ValueError when a lane cannot give an encoding, CalibrationError for the calibration file.
+    """
+
+    def __init__(self, config: Config, encodings: Mapping[str, Encoding], image_size: tuple[int, int]):
+        self.config, self.encodings, self.image_size = config, dict(encodings), image_size
+        self.transforms = Transforms(config.fixed_frame)
+        self.cameras: dict[str, Camera] = {}
+        self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
+        self._lanes: dict[str, tuple[tuple, object]] = {}
+        self._payloads: dict[str, np.ndarray] = {}
+        if config.calibration_file:
+            known = calibration.load(config.calibration_file)
+            self.cameras.update(known.cameras)
+            for parent, child, T in known.extrinsics:
+                self.transforms.add_static(parent, child, T)
+        self._try_lanes()
+
+    def _try_lanes(self) -> None:
+        """Build each lane once: a wrong encoding is an error now, and the compiler runs now."""
+        some = Camera(8, 8, np.array([[8.0, 0, 4], [0, 8, 4], [0, 0, 1]]))
+        for name, encoding in self.encodings.items():
+            LANES[name](encoding, some, 8, 8, *((some, np.eye(4)) if name == "event" else ()))
+
+    # ------------------------------------------------------------------------------------------------ what messages say
+
+    def learn(self, role: str, message) -> None:
+        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Raises MessageError or CameraError, changing nothing."""
+        if role == "odom":
+            self.transforms.add_odometry(message)
+        elif role in ("tf", "tf_static"):
+            self.transforms.add_message(message, static=role == "tf_static")
+        else:
+            self._camera_info(role.partition("/")[0], message)
+
+    def _camera_info(self, name: str, message) -> None:
+        roi = message.roi
+        content = (message.width, message.height, message.distortion_model, tuple(message.d), tuple(message.k),
+                   message.binning_x, message.binning_y, roi.x_offset, roi.y_offset, roi.width, roi.height,
+                   message.header.frame_id)
+        if self._info.get(name) == content:
+            return
+        camera = Camera.from_info(message)
+        if name in self._info:
+            log.warning("calibration of %s has changed to %d x %d, K = %s", name, camera.width, camera.height,
+                        camera.K.ravel().tolist())
+        self.cameras[name], self._info[name] = camera, content
+
+    def arrived(self, name: str, message) -> Sample:
+        """A data message, before the collector gets it: notice a repeated payload, decode a stream's packet."""
+        sample = Sample(message, self._is_repeated(name, message))
+        if name == "event":
+            try:
+                sample.events = decode_events(message, nanoseconds(self.config.event_period_sec))
+            except MessageError as error:
+                sample.error = str(error)
+            sample.message = None       # what counts of it is decoded
+        return sample
+
+    def _is_repeated(self, name: str, message) -> bool:
+        """Whether the payload is bit by bit that of the message before. An empty one is not: nothing may happen."""
+        payload = raw_bytes(payload_of(message))
+        before, self._payloads[name] = self._payloads.get(name), payload
+        if before is None or not len(payload) or len(payload) != len(before):
+            return False
+        spread = max(1, len(payload) // COMPARED_BYTES)      # a few bytes from all over decide nearly always
+        return np.array_equal(payload[::spread], before[::spread]) and np.array_equal(payload, before)
+
+    def reset(self) -> None:
+        """Time has jumped: forget poses over time and payloads; calibration stays."""
+        self.transforms.reset()
+        self._payloads.clear()
+
+    # ---------------------------------------------------------------------------------------------------------- images
+
+    def target(self) -> tuple[Camera, tuple[int, int]]:
+        """The target camera, which is the grid of labels, and the (height, width) of the network's images.
+
+        Raises LaneInvalid when its intrinsics are not known yet.
+        """
+        name = self.config.target_camera
+        camera = self.cameras.get(name)
+        if camera is None:
+            raise LaneInvalid(f"no camera_info of the target camera on {self.config.inputs[name].info_topic!r} and no "
+                              f"camera {name!r} in calibration_file")
+        return camera, network_size(self.config, self.image_size, camera)
+
+    def expected_size(self) -> tuple[int, int]:
+        """(height, width) of the network's images as far as it is known before the first camera_info."""
+        camera = self.cameras.get(self.config.target_camera)
+        if camera is not None:
+            return network_size(self.config, self.image_size, camera)
+        return self.config.height or self.image_size[0], self.config.width or self.image_size[1]
+
+    def image(self, name: str, state: InputState, t_ref_ns: int) -> LaneImage:
+        """The matched sample of one input as the network's image. Raises one of INVALID_DATA with the reason."""
+        target, size = self.target()
+        return getattr(self, f"_{name}")(state, t_ref_ns, target, size)
+
+    def _rgb(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
+        pixels = decode_image(state.payload.message)
+        if self.config.target_camera != "rgb":
+            own = self._camera("rgb")
+            if own.frame_id != target.frame_id or not same_view(own, target):
+                raise LaneInvalid(f"a colour image cannot be moved from {own.frame_id!r} to the target camera "
+                                  f"{target.frame_id!r} without its depth; make rgb the target_camera")
+        return self._lane("rgb", target, size)(pixels)
+
+    def _depth(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
+        message, camera = state.payload.message, self._camera("depth")
+        pixels = decode_image(message)
+        frame = self._frame("depth", message, camera)
+        if frame == target.frame_id:    # one device: a few milliseconds of driving are not worth a registration
+            return self._lane("depth", target, size)(pixels, camera, np.eye(4))
+        motion, _ = self.transforms.moved(target.frame_id, frame, None, stamp_ns(message.header), t_ref_ns)
+        return self._lane("depth", target, size)(pixels, camera, motion.T[0])
+
+    def _lidar(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
+        cloud = decode_cloud(state.payload.message)
+        frame = self._frame("lidar", state.payload.message)
+        motion, deskewed = self.transforms.moved(target.frame_id, frame, point_times_ns(cloud), cloud.stamp_ns,
+                                                 t_ref_ns)
+        return self._lane("lidar", target, size)(cloud, motion, deskewed)
+
+    def _event(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
+        if broken := next((sample.error for sample in state.payload if sample.error), ""):
+            raise LaneInvalid(broken)
+        camera = self._camera("event")
+        T = self.transforms.lookup(target.frame_id, self._frame("event", None, camera))
+        lane = self._lane("event", target, size, camera, T, self.config.event_plane_depth_m)
+        # The collector has chosen the packets; the lane sees these and no others, live and in replay alike.
+        lane.reset()
+        for sample in state.payload:
+            lane.push(sample.events)
+        offset_ns = nanoseconds(self.config.inputs["event"].offset_sec)
+        return lane.window(t_ref_ns + offset_ns, state.stamp_ns, state.coverage)
+
+    def _camera(self, name: str) -> Camera:
+        if name not in self.cameras:
+            raise LaneInvalid(f"no camera_info on {self.config.inputs[name].info_topic!r} and no camera {name!r} in "
+                              "calibration_file")
+        return self.cameras[name]
+
+    def _frame(self, name: str, message, camera: Camera | None = None) -> str:
+        """The frame of the data: as configured, else the camera's, else the message's."""
+        frame = self.config.inputs[name].frame_id or (camera.frame_id if camera else message.header.frame_id)
+        if not frame:
+            raise LaneInvalid(f"{name} has no frame: header.frame_id is empty; set {name}.frame_id")
+        return frame.lstrip("/")
+
+    def _lane(self, name: str, target: Camera, size: tuple[int, int], *more):
+        """The lane for this calibration; a new one only when something of it has changed."""
+        key = (target, size, *(one.tobytes() if isinstance(one, np.ndarray) else one for one in more))
+        known = self._lanes.get(name)
+        if known is None or known[0] != key:
+            known = self._lanes[name] = key, LANES[name](self.encodings[name], target, *size, *more)
+        return known[1]
+
+
+def payload_of(message):
+    """The bytes of an image, a cloud or an event packet."""
+    return message.events if hasattr(message, "events") else message.data
+
+
+def packet_span(sample: Sample, message, period_sec: float) -> tuple[int, int]:
+    """[begin, end] in ns that a stream's packet covers; one that cannot be decoded covers one period."""
+    if sample.events is not None:
+        return sample.events.begin_ns, sample.events.end_ns
+    begin_ns = stamp_ns(message.header)
+    return begin_ns, begin_ns + nanoseconds(period_sec)
+
+
+def network_size(config: Config, image_size: tuple[int, int], camera: Camera) -> tuple[int, int]:
+    """(height, width) of the network's images.
+
+    As configured; one of width and height follows from the other in the camera's aspect; without either the shorter
+    side is the checkpoint's shorter side. What follows is rounded to a multiple of 32, which the networks pad to.
+    """
+    height, width = config.height, config.width
+    aspect = camera.width / camera.height
+    if not height and not width:
+        short = min(image_size)
+        height, width = (short, 0) if aspect >= 1 else (0, short)
+    return (height or _multiple_of_32(width / aspect)), (width or _multiple_of_32(height * aspect))
+
+
+def _multiple_of_32(value: float) -> int:
+    return max(32, 32 * round(value / 32))

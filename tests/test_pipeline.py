@@ -1,0 +1,451 @@
+"""pipeline.py, sensors.py and calibration.py: one set from messages to outputs, live hand-over, what makes INVALID."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import threading
+from dataclasses import replace
+
+import boxes
+import numpy as np
+import pytest
+import yaml
+
+from mss_models.modality import DEFAULT_ENCODINGS
+from mss_models.runtime import open_runtime
+from mss_perception import calibration, messages
+from mss_perception.bags import read_bag
+from mss_perception.calibration import Calibration, CalibrationError
+from mss_perception.camera import Camera
+from mss_perception.config import Config, ConfigError
+from mss_perception.faults import FaultSchedule
+from mss_perception.pipeline import Pipeline
+from mss_perception.scoring import ExpectedMasks
+from mss_perception.sensors import network_size
+
+TYPES = messages.bag_types()
+ROLES = Config().topic_roles()
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory) -> list[tuple[str, int, object]]:
+    """(role, receive time, message) of the recording; every test works on the same objects and changes copies."""
+    bag = boxes.write_bag(tmp_path_factory.mktemp("stream") / "boxes", seconds=2.0)
+    return [(ROLES[topic], time_ns, message) for topic, time_ns, message in read_bag(bag) if topic in ROLES]
+
+
+@pytest.fixture(scope="module")
+def runtime(tmp_path_factory):
+    return open_runtime(boxes.write_checkpoint(tmp_path_factory.mktemp("net") / "net.safetensors"), device="cpu",
+                        precision="fp32", threads=1)
+
+
+def feed(pipeline: Pipeline, stream) -> None:
+    now_ns = 0
+    for role, now_ns, message in stream:
+        pipeline.poll(now_ns)
+        pipeline.receive(role, message, now_ns, clock_ns=now_ns)
+    pipeline.flush(now_ns)
+
+
+def outputs_of(stream, runtime, **parameters) -> tuple[list, Pipeline]:
+    """Outputs of a synchronous pipeline, dropped sets included."""
+    outputs = []
+    pipeline = Pipeline(Config.from_mapping(parameters), runtime, outputs.append, synchronous=True)
+    feed(pipeline, stream)
+    assert pipeline.outputs + sum(pipeline.dropped.values()) == pipeline.ticks
+    return outputs, pipeline
+
+
+def changed(stream, role: str, change) -> list:
+    """The stream with `change(copy of message)` done to every message of a role; None leaves it out."""
+    result = []
+    for key, time_ns, message in stream:
+        if key == role:
+            message = copy.copy(message)
+            message.header = copy.copy(message.header)
+            if (message := change(message)) is None:
+                continue
+        result.append((key, time_ns, message))
+    return result
+
+
+# --------------------------------------------------------------------------------------------------------- one output
+
+def test_output_lies_on_the_target_cameras_grid_under_its_frame(stream, runtime):
+    output = outputs_of(stream, runtime, width=48, height=32)[0][-1]
+    assert output.labels.shape == output.confidence.shape == (boxes.HEIGHT, boxes.WIDTH)
+    assert output.labels.dtype == output.confidence.dtype == np.uint8
+    assert output.frame_id == "camera_optical" and output.camera == boxes.camera()
+    assert {name: image.shape for name, image in output.images.items()} == dict.fromkeys(output.mask, (32, 48, 3))
+    assert {"wait", "preprocess", "inference", "postprocess", "publish"} == set(output.latency_ms)
+
+
+def test_labels_are_those_of_the_network_on_these_images(stream, runtime):
+    for output in outputs_of(stream, runtime)[0][-3:]:
+        result = runtime({name: image[None] for name, image in output.images.items()},
+                         {name: np.array([used]) for name, used in output.mask.items()},
+                         output_size=(boxes.HEIGHT, boxes.WIDTH))
+        assert np.array_equal(result.labels[0], output.labels)
+
+
+def test_points_carry_the_label_of_the_pixel_they_project_to(stream, runtime):
+    output = outputs_of(stream, runtime)[0][-1]
+    points = output.points
+    xyz = np.stack([points[axis] for axis in "xyz"], axis=1).astype(np.float64)
+    assert len(xyz) > 1000 and points["label"].dtype == np.uint8
+    K = boxes.camera().K
+    u, v = (xyz[:, :2] / xyz[:, 2:] @ K[:2, :2].T + K[:2, 2]).T
+    column, row = np.rint(u).astype(int), np.rint(v).astype(int)
+    assert np.array_equal(points["label"], output.labels[row, column])
+    assert np.array_equal(points["confidence"], output.confidence[row, column])
+
+
+def test_points_can_be_left_out(stream, runtime):
+    assert all(output.points is None for output in outputs_of(stream, runtime, publish_points=False)[0])
+
+
+def test_a_disabled_input_is_disabled_and_never_waited_for(stream, runtime):
+    outputs, _ = outputs_of(stream, runtime, **{"lidar.enabled": False})
+    assert {output.inputs["lidar"]["state"] for output in outputs} == {"DISABLED"}
+    assert not any(output.mask["lidar"] for output in outputs)
+
+
+def test_inputs_that_the_network_does_not_know_are_left_out(stream, tmp_path):
+    small = open_runtime(boxes.write_checkpoint(tmp_path / "net.safetensors", ("rgb", "lidar")), device="cpu",
+                         precision="fp32")
+    outputs, _ = outputs_of(stream, small)
+    assert set(outputs[-1].mask) == {"rgb", "lidar"} and all(outputs[-1].mask.values())
+    with pytest.raises(ConfigError, match="tick_source"):
+        Pipeline(Config.from_mapping({"tick_source": ["depth", "event"]}), small, print, synchronous=True)
+
+
+def test_an_encoding_that_no_lane_gives_is_an_error_at_start(runtime):
+    other = copy.copy(runtime)
+    other.encodings = {**runtime.encodings, "depth": replace(DEFAULT_ENCODINGS["depth"], name="hha")}
+    with pytest.raises(ValueError, match="depth encoded as 'hha'"):
+        Pipeline(Config(), other, print, synchronous=True)
+
+
+# ------------------------------------------------------------------------------------------------------------ INVALID
+
+def with_encoding(message):
+    message.encoding = "yuv9000"
+    return message
+
+
+def with_other_size(message):
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    return messages.encode_image(TYPES, pixels, "rgb8", messages.stamp_ns(message.header), "camera_optical")
+
+
+def without_points(message):
+    return messages.encode_cloud(TYPES, {name: np.zeros(0, np.float32) for name in "xyz"},
+                                 messages.stamp_ns(message.header), "lidar")
+
+
+def all_nan(message):
+    return messages.encode_image(TYPES, np.full((boxes.HEIGHT, boxes.WIDTH), np.nan, np.float32), "32FC1",
+                                 messages.stamp_ns(message.header), "depth_optical")
+
+
+def in_unknown_frame(message):
+    message.header.frame_id = "moon"
+    return message
+
+
+def left_out(message):
+    return None
+
+
+@pytest.mark.parametrize("name, role, change, reason", [
+    ("rgb", "rgb", with_encoding, "'yuv9000' is not supported"),
+    ("rgb", "rgb", with_other_size, "image is 20 x 10, camera_info says 96 x 64"),
+    ("lidar", "lidar", without_points, "cloud is empty"),
+    ("lidar", "lidar", in_unknown_frame, "no transform from frame 'moon' to 'camera_optical'"),
+    ("depth", "depth", all_nan, "no valid pixel"),
+    ("depth", "depth/info", left_out, "no camera_info on 'depth/camera_info'"),
+    ("event", "event/info", left_out, "no camera_info on 'events/camera_info'"),
+])
+def test_unusable_data_is_invalid_with_its_reason_and_the_rest_goes_on(stream, runtime, name, role, change, reason):
+    outputs, pipeline = outputs_of(changed(stream, role, change), runtime)
+    last = outputs[-1]
+    assert last.inputs[name]["state"] == "INVALID" and reason in last.inputs[name]["reason"]
+    assert last.mask == {other: other != name for other in last.mask} and last.labels is not None
+    status = pipeline.diagnostics()
+    assert status["level"] == "WARN" and reason in status["message"] and status["warnings"][f"{name}_invalid"] > 3
+
+
+def test_without_tf_nothing_is_placed_by_guess(stream, runtime):
+    outputs, _ = outputs_of([entry for entry in stream if entry[0] != "tf_static"], runtime)
+    assert outputs[-1].mask == {"rgb": True, "depth": False, "event": False, "lidar": False}
+    assert "no transform" in outputs[-1].inputs["lidar"]["reason"]
+
+
+def test_without_the_target_cameras_intrinsics_there_is_no_grid(stream, runtime):
+    outputs, pipeline = outputs_of(changed(stream, "rgb/info", left_out), runtime)
+    assert pipeline.outputs == 0 and set(pipeline.dropped) == {"below_min_modalities"}
+    assert "no camera_info of the target camera" in outputs[-1].inputs["lidar"]["reason"]
+    assert pipeline.diagnostics()["level"] == "ERROR"
+
+
+def test_an_impossible_camera_info_changes_nothing(stream, runtime):
+    def zero_focal_length(message):
+        message.k = np.zeros(9)
+        return message
+
+    late = [entry for entry in stream if entry[1] > boxes.START_NS + 500_000_000]
+    outputs, pipeline = outputs_of(stream[:-len(late)] + changed(late, "rgb/info", zero_focal_length), runtime)
+    assert outputs[-1].mask["rgb"] and outputs[-1].camera == boxes.camera()
+    assert pipeline.warnings["rgb/info_invalid"] == sum(role == "rgb/info" for role, *_ in late)
+
+
+def test_a_new_calibration_moves_the_points(stream, runtime):
+    def shifted(message):
+        k = np.array(message.k)
+        k[2] += 30      # the principal point: everything appears 30 pixels farther right
+        message.k = k
+        return message
+
+    late = [entry for entry in stream if entry[1] > boxes.START_NS + 500_000_000]
+    before, _ = outputs_of(stream, runtime)
+    after, _ = outputs_of(stream[:-len(late)] + changed(late, "rgb/info", shifted), runtime)
+    assert after[-1].inputs["lidar"]["points_in_image"] < before[-1].inputs["lidar"]["points_in_image"] - 200
+    assert np.array_equal(after[-1].images["lidar"][:, 31:], before[-1].images["lidar"][:, 1:-30])
+    assert np.array_equal(after[3].images["lidar"], before[3].images["lidar"])
+
+
+# ------------------------------------------------------------------------------------------------------------- faults
+
+@pytest.mark.parametrize("fault, mask, states", [
+    ("lidar:drop@0.6-1.3", False, {"MISSING", "STALE"}),
+    ("lidar:delay=0.25@0.6-1.3", False, {"LATE", "MISSING", "STALE"}),
+    ("lidar:delay=0.04@0.6-1.3", True, {"OK"}),
+    ("lidar:corrupt@0.6-1.3", False, {"INVALID"}),
+    ("lidar:stamp=-0.5@0.6-1.3", False, {"LATE", "MISSING", "STALE"}),
+    ("lidar:noise=0.1@0.6-1.3", True, {"OK"}),
+    ("lidar:freeze@0.6-1.3", True, {"OK"}),
+    ("depth:corrupt@0.6-1.3", False, {"INVALID"}),
+    ("event:drop@0.6-1.3", False, {"MISSING", "STALE", "LATE"}),
+    ("event:corrupt@0.6-1.3", False, {"INVALID"}),
+    ("rgb:drop@0.6-1.3", False, {"MISSING", "STALE", "LATE"}),
+])
+def test_mask_of_each_fault_is_the_specified_one(stream, runtime, fault, mask, states):
+    schedule = FaultSchedule([fault], seed=1)
+    outputs, _ = outputs_of(schedule.apply(stream, boxes.START_NS), runtime, width=32, height=32)
+    name = fault.partition(":")[0]
+    stamps = {role: [messages.stamp_ns(m.header) for key, _, m in stream if key == role] for role in outputs[0].mask}
+    expected = ExpectedMasks(schedule.faults, Config(), boxes.START_NS, stamps)
+    judged = [(output, expected(output.t_ref_ns)) for output in outputs if expected(output.t_ref_ns)]
+    assert all(output.mask == wanted for output, wanted in judged)
+    during = [output for output in outputs if 0.75 < (output.t_ref_ns - boxes.START_NS) / 1e9 < 1.2]
+    assert len(during) >= 4 and any(output is during[0] for output, _ in judged)
+    assert {output.inputs[name]["state"] for output in during} <= states
+    # Nothing else suffers, and it comes back.
+    assert all(output.mask == {**dict.fromkeys(output.mask, True), name: mask} for output in during)
+    assert all(all(output.mask.values()) for output in outputs[-2:])
+    frozen = [output.inputs[name].get("frozen", False) for output in during]
+    assert all(frozen) if "freeze" in fault else not any(frozen)
+
+
+# ------------------------------------------------------------------------------------------------------- calibration
+
+def test_calibration_file_stands_in_for_camera_info_and_tf(stream, runtime, tmp_path):
+    path = tmp_path / "calibration.yaml"
+    frames = {"rgb": "camera_optical", "depth": "depth_optical", "event": "event_optical"}
+    calibration.save(path, Calibration(
+        {name: boxes.camera(frame) for name, frame in frames.items()},
+        [("base_link", frame, boxes.OPTICAL) for frame in frames.values()] + [("base_link", "lidar", boxes.LIDAR)]))
+    bare = [entry for entry in stream if entry[0] != "tf_static" and not entry[0].endswith("/info")]
+    from_file, _ = outputs_of(bare, runtime, calibration_file=str(path))
+    from_topics, _ = outputs_of(stream, runtime)
+    assert all(from_file[-1].mask.values())
+    for name, image in from_topics[-1].images.items():
+        assert np.array_equal(image, from_file[-1].images[name]), name
+
+
+def test_calibration_reads_back_as_written(tmp_path):
+    camera = Camera(640, 480, np.array([[500.5, 0, 319.5], [0, 501, 239.5], [0, 0, 1]]), "plumb_bob",
+                    (-0.1, 0.02, 0.001, -0.002, 0.0), "front")
+    T = np.array([[0, -1, 0, 1.5], [1, 0, 0, 2], [0, 0, 1, -0.25], [0, 0, 0, 1.0]])
+    calibration.save(tmp_path / "c.yaml", Calibration({"rgb": camera}, [("base_link", "front", T)]))
+    again = calibration.load(tmp_path / "c.yaml")
+    assert again.cameras == {"rgb": camera}
+    (parent, child, again_T), = again.extrinsics
+    assert (parent, child) == ("base_link", "front") and np.array_equal(again_T, T)
+
+
+def test_calibration_takes_quaternions(tmp_path):
+    (tmp_path / "c.yaml").write_text("extrinsics: [{parent: a, child: b, translation: [1, 2, 3], "
+                                     "rotation: [0, 0, 0.7071067811865476, 0.7071067811865476]}]")
+    (_, _, T), = calibration.load(tmp_path / "c.yaml").extrinsics
+    assert np.allclose(T @ [1, 0, 0, 1], [1, 3, 3, 1])
+
+
+CAMERA = {"frame_id": "f", "width": 4, "height": 3, "K": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+
+
+@pytest.mark.parametrize("content, text", [
+    (": :\n -", "is not YAML"),
+    ("[]", "must be a mapping with 'cameras'"),
+    ({"camera": {}}, "must be a mapping with 'cameras'"),
+    ({"cameras": {"rgb": {"K": []}}}, "camera 'rgb' must have K, frame_id, height, width"),
+    ({"cameras": {"rgb": {**CAMERA, "K": [1, 2]}}}, "must be 9 finite numbers"),
+    ({"cameras": {"rgb": {**CAMERA, "K": ["a"] * 9}}}, "must be 9"),
+    ({"cameras": {"rgb": {**CAMERA, "width": 0}}}, "camera size 0 x 3"),
+    ({"cameras": {"rgb": {**CAMERA, "distortion_model": "barrel"}}}, "'barrel' is unknown"),
+    ({"extrinsics": [{"parent": "a", "child": "b", "matrix": [1] * 16}]}, "no rigid transform"),
+    ({"extrinsics": [{"parent": "a", "child": "b", "translation": [0, 0, 0], "rotation": [0, 0, 0, 9]}]},
+     "must be a unit quaternion"),
+    ({"extrinsics": [{"parent": p, "child": "b", "matrix": np.eye(4).ravel().tolist()} for p in "ac"]},
+     "b has more than one parent"),
+])
+def test_wrong_calibration_is_refused_with_the_entry_and_the_cure(tmp_path, content, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    with pytest.raises(CalibrationError) as error:
+        calibration.load(path)
+    assert text in str(error.value) and str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("width, height, camera, expected", [
+    (0, 0, (96, 64), (64, 96)),             # the checkpoint's own size
+    (0, 0, (1600, 900), (64, 128)),         # its shorter side in the camera's aspect: 113.8 -> 128
+    (0, 0, (600, 1200), (128, 64)),
+    (320, 0, (1600, 900), (192, 320)),
+    (0, 256, (1600, 900), (256, 448)),
+    (50, 70, (1600, 900), (70, 50)),        # as asked
+])
+def test_network_size(width, height, camera, expected):
+    config = Config.from_mapping({"width": width, "height": height})
+    some = Camera(*camera, np.array([[100.0, 0, 0], [0, 100, 0], [0, 0, 1]]))
+    assert network_size(config, (boxes.HEIGHT, boxes.WIDTH), some) == expected
+
+
+# ------------------------------------------------------------------------------------------------------- frozen, live
+
+def test_identical_payloads_are_noticed_only_when_every_byte_is_the_same(stream, runtime):
+    payloads = [message.data for role, _, message in stream if role == "rgb"]
+    altered = payloads[0].copy()
+    altered[12345] ^= 1
+    alternating = itertools.cycle([payloads[0], altered])
+    _, pipeline = outputs_of(changed(stream, "rgb", lambda m: replace(m, data=next(alternating))), runtime)
+    assert pipeline.warnings["rgb_frozen"] == 0
+    outputs, pipeline = outputs_of(changed(stream, "rgb", lambda m: replace(m, data=payloads[0])), runtime)
+    assert pipeline.warnings["rgb_frozen"] == len(payloads) - 1
+    assert outputs[-1].inputs["rgb"]["frozen"] and outputs[-1].mask["rgb"]
+
+
+class Gate:
+    """The runtime, held up until told to go on."""
+
+    def __init__(self, runtime):
+        self.runtime, self.entered, self.go = runtime, threading.Event(), threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self.runtime, name)
+
+    def __call__(self, *arguments, **options):
+        self.entered.set()
+        assert self.go.wait(30)
+        return self.runtime(*arguments, **options)
+
+
+def test_live_the_newest_set_wins_and_the_replaced_ones_are_counted(stream, runtime):
+    outputs, gate = [], Gate(runtime)
+    pipeline = Pipeline(Config(), gate, outputs.append, synchronous=False)
+    first = [entry for entry in stream if entry[1] < boxes.START_NS + 400_000_000]
+    for role, now_ns, message in first:
+        pipeline.poll(now_ns)
+        pipeline.receive(role, message, now_ns)
+    assert gate.entered.wait(30)
+    for role, now_ns, message in stream[len(first):]:       # the network is busy meanwhile, and nobody waits for it
+        pipeline.poll(now_ns)
+        pipeline.receive(role, message, now_ns)
+    pipeline.collector.flush(now_ns)
+    newest = pipeline.collector.counters["ticks"]
+    gate.go.set()
+    pipeline.flush(now_ns)
+    pipeline.close()
+    assert outputs[-1].t_ref_ns == max(output.t_ref_ns for output in outputs)
+    assert outputs[-1].seq == newest - 1, "the newest set was not the one that waited"
+    assert pipeline.dropped["replaced"] >= 4
+    assert pipeline.outputs + sum(pipeline.dropped.values()) == pipeline.ticks
+    assert not any(thread.name == "inference" for thread in threading.enumerate())
+
+
+def test_live_and_replay_agree_on_every_set(stream, runtime):
+    live = {}
+    pipeline = Pipeline(Config.from_mapping({"compute_policy": "every", "max_pending": 100}), runtime,
+                        lambda output: live.__setitem__(output.t_ref_ns, output), synchronous=False)
+    feed(pipeline, stream)
+    pipeline.close()
+    replayed, _ = outputs_of(stream, runtime)
+    assert len(live) == len(replayed) > 8
+    for output in replayed:
+        assert output.mask == live[output.t_ref_ns].mask
+        assert np.array_equal(output.labels, live[output.t_ref_ns].labels)
+
+
+def test_exceptions_cost_their_set_and_nothing_else(stream, runtime):
+    class Failing(Gate):
+        calls = 0
+
+        def __call__(self, *arguments, **options):
+            self.calls += 1
+            if self.calls in (2, 3):
+                raise RuntimeError("the device is gone")
+            return self.runtime(*arguments, **options)
+
+    outputs, pipeline = outputs_of(stream, Failing(runtime))
+    assert pipeline.dropped["error"] == 2 and [o.dropped for o in outputs].count("error") == 2
+    assert outputs[-1].labels is not None
+
+
+def test_a_failing_consumer_does_not_end_the_live_thread(stream, runtime):
+    seen = []
+
+    def consume(output):
+        seen.append(output.t_ref_ns)
+        raise ValueError("cannot publish")
+
+    pipeline = Pipeline(Config.from_mapping({"compute_policy": "every", "max_pending": 100}), runtime, consume,
+                        synchronous=False)
+    feed(pipeline, stream)
+    pipeline.close()
+    assert len(seen) > 8 and pipeline.warnings["output_errors"] == len(seen)
+
+
+def test_in_replay_a_failing_consumer_is_the_callers_error(stream, runtime):
+    def consume(output):
+        raise ValueError("disk full")
+
+    with pytest.raises(ValueError, match="disk full"):
+        feed(Pipeline(Config(), runtime, consume, synchronous=True), stream)
+
+
+def test_closing_ends_the_thread_and_counts_what_waited(stream, runtime):
+    gate = Gate(runtime)
+    pipeline = Pipeline(Config(), gate, lambda output: None, synchronous=False)
+    for role, now_ns, message in stream:
+        pipeline.poll(now_ns)
+        pipeline.receive(role, message, now_ns)
+    pipeline.collector.flush(now_ns)
+    assert gate.entered.wait(30)
+    threading.Timer(0.1, gate.go.set).start()
+    pipeline.close()
+    assert pipeline.dropped["closed"] == 1
+    assert pipeline.outputs + sum(pipeline.dropped.values()) == pipeline.ticks
+    assert not any(thread.name == "inference" for thread in threading.enumerate())
+
+
+def test_diagnostics_tell_the_state_in_figures(stream, runtime):
+    _, pipeline = outputs_of(stream, runtime)
+    status = pipeline.diagnostics()
+    assert status["level"] == "OK" and status["model_id"] == runtime.model_id
+    assert status["ticks"] == status["outputs"] + sum(status["dropped"].values())
+    assert status["inputs"]["rgb"]["rate_hz"] == pytest.approx(10) and status["inputs"]["event"]["rate_hz"] > 90
+    assert {"wait", "preprocess", "inference", "postprocess", "publish"} <= set(status["latency_ms"])
+    pipeline.reset("a test says so")
+    assert pipeline.diagnostics()["level"] == "STALE"

@@ -1,0 +1,334 @@
+"""replay.py, recording.py and scoring.py on small recordings: determinism, faults, resuming, the files written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import boxes
+import cv2
+import numpy as np
+import pytest
+
+from mss_perception import messages, replay
+from mss_perception.bags import BagWriter, read_bag
+from mss_perception.camera import Camera
+from mss_perception.config import Config, ConfigError
+from mss_perception.recording import RunError
+from mss_perception.replay import Replay, ReplayError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory) -> tuple[Path, Path]:
+    """(bag, checkpoint)"""
+    folder = tmp_path_factory.mktemp("recording")
+    return boxes.write_bag(folder / "boxes"), boxes.write_checkpoint(folder / "net.safetensors")
+
+
+def config(checkpoint: Path, **more) -> Config:
+    return Config.from_mapping({"checkpoint": str(checkpoint), "precision": "fp32", "device": "cpu", "threads": 1,
+                                "width": 32, "height": 32, **more})
+
+
+def run(recording, out: Path, faults=(), values=None, **options) -> dict:
+    bag, checkpoint = recording
+    return Replay(bag, out, config(checkpoint, **(values or {})), faults, report=False, progress=False, **options)()
+
+
+def frames(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "frames.jsonl").read_text().splitlines()]
+
+
+def without_latency(records: list[dict]) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "latency_ms"} for record in records]
+
+
+# ------------------------------------------------------------------------------------------------- what comes out
+
+def test_without_faults_every_input_is_used_and_measured(recording, tmp_path):
+    metrics = run(recording, tmp_path)
+    assert metrics["outputs"] + sum(metrics["dropped"].values()) == metrics["ticks"]
+    assert metrics["mask_wrong"] == 0 and metrics["mask_checked"] >= 12
+    assert all(one["sent"] == one["received"] for one in metrics["messages"].values())
+    last = frames(tmp_path)[-1]
+    assert last["mask"] == dict.fromkeys(("rgb", "depth", "event", "lidar"), True)
+    # The LiDAR of boxes.py looks through the camera: each point is in the image, and nothing moves between.
+    bag_points = [m for topic, _, m in read_bag(recording[0], ["/points"])][-1]
+    assert last["inputs"]["lidar"]["points"] == last["inputs"]["lidar"]["points_in_image"] == bag_points.width
+    assert last["inputs"]["lidar"]["stamp_delta"] == 4_000_000 and last["inputs"]["lidar"]["deskewed"] is True
+    event = last["inputs"]["event"]
+    assert event["events"] == event["on"] + event["off"] == events_between(recording[0], last["t_ref"])
+
+
+def events_between(bag: Path, t_ref: int, window_ns: int = 50_000_000) -> int:
+    times = np.concatenate([messages.decode_events(m).t for _, _, m in read_bag(bag, ["/events"])])
+    return int(np.count_nonzero((times >= t_ref - window_ns) & (times <= t_ref)))
+
+
+def test_score_is_that_of_the_labels_written(recording, tmp_path):
+    """An independent mIoU: from the output bag and the recording's labels, class by class."""
+    metrics = run(recording, tmp_path, write_bag=True)
+    truth = {messages.stamp_ns(m.header): messages.decode_image(m) for _, _, m in read_bag(recording[0], ["/labels"])}
+    labels = {messages.stamp_ns(m.header): messages.decode_image(m)
+              for _, _, m in read_bag(tmp_path / "bag", ["/mss_perception/segmentation"])}
+    assert len(labels) == metrics["outputs"]
+    pairs = [(truth[min(truth, key=lambda stamp: abs(stamp - t_ref))], image) for t_ref, image in labels.items()]
+    target, predicted = (np.concatenate([pair[i].ravel() for pair in pairs]) for i in (0, 1))
+    iou = [((target == k) & (predicted == k)).sum() / ((target == k) | (predicted == k)).sum()
+           for k in np.union1d(target, predicted)]
+    assert metrics["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
+
+
+def test_output_bag_carries_the_mask_under_the_outputs_stamp(recording, tmp_path):
+    run(recording, tmp_path, ["depth:drop@0.5-1.2"], write_bag=True)
+    records = {record["t_ref"]: record for record in frames(tmp_path) if not record["dropped"]}
+    written = read_bag(tmp_path / "bag", ["/mss_perception/modality_mask"])
+    masks = {messages.stamp_ns(m.header): m for _, _, m in written}
+    assert set(masks) == set(records)
+    for t_ref, message in masks.items():
+        values = {pair.key: pair.value for pair in message.status[0].values}
+        assert {name: values[name] == "1" for name in records[t_ref]["mask"]} == records[t_ref]["mask"]
+        assert message.status[2].name == "modality_mask/depth"
+        assert message.status[2].message == records[t_ref]["inputs"]["depth"]["state"]
+
+
+def test_two_replays_are_identical_but_for_latency(recording, tmp_path):
+    faults = ["rgb:noise@0.3-0.8", "lidar:drop@0.6-1.2", "depth:corrupt@1-1.5"]
+    one, two = (run(recording, tmp_path / name, faults, seed=7) for name in "ab")
+    one.pop("latency_ms"), two.pop("latency_ms")
+    assert one == two
+    assert without_latency(frames(tmp_path / "a")) == without_latency(frames(tmp_path / "b"))
+    other = run(recording, tmp_path / "c", faults, seed=8)
+    assert [f["labels"] for f in frames(tmp_path / "c") if not f["dropped"]] != \
+        [f["labels"] for f in frames(tmp_path / "a") if not f["dropped"]]
+    assert [f["mask"] for f in other["frames"]] == [f["mask"] for f in one["frames"]]
+
+
+def test_sqlite3_gives_the_same_as_mcap(recording, tmp_path):
+    convert = [sys.executable, "-m", "rosbags.convert", "--src", str(recording[0]), "--dst", str(tmp_path / "db3"),
+               "--dst-storage", "sqlite3"]
+    subprocess.run(convert, check=True, capture_output=True)
+    assert list((tmp_path / "db3").glob("*.db3"))
+    run(recording, tmp_path / "mcap")
+    run((tmp_path / "db3", recording[1]), tmp_path / "out")
+    assert without_latency(frames(tmp_path / "mcap")) == without_latency(frames(tmp_path / "out"))
+
+
+# ----------------------------------------------------------------------------------------------------------- faults
+
+def test_masks_under_many_faults_are_the_specified_ones(recording, tmp_path):
+    metrics = run(recording, tmp_path, ["lidar:drop@0.6-1.3", "depth:corrupt@0.6-1.3", "rgb:noise@0.3-1.5",
+                                        "event:drop@0.6-1.3"])
+    assert metrics["mask_wrong"] == 0 and metrics["mask_checked"] >= 6
+    assert metrics["frames_by_mask"]["rgb"] >= 5 and metrics["frames_by_mask"]["rgb+depth+event+lidar"] >= 4
+
+
+def test_no_set_waits_longer_than_the_deadline_and_none_for_a_dead_sensor(recording, tmp_path):
+    run(recording, tmp_path, ["lidar:drop@0.5-"])
+    waits = {f["t_ref"]: f["latency_ms"]["wait"] for f in frames(tmp_path)}
+    assert max(waits.values()) <= 100.0
+    assert all(wait < 20 for t_ref, wait in waits.items() if t_ref > boxes.START_NS + 1_000_000_000)
+
+
+def test_one_sensor_left_still_gives_outputs_and_none_left_gives_no_more_ticks(recording, tmp_path):
+    metrics = run(recording, tmp_path, [f"{name}:drop@0.5-1.2" for name in ("rgb", "depth", "event")])
+    alone = [f for f in metrics["frames"] if 0.7 < (f["t_ref"] - boxes.START_NS) / 1e9 < 1.15]
+    assert len(alone) >= 4 and all(f["mask"] == {"rgb": False, "depth": False, "event": False, "lidar": True}
+                                   for f in alone)
+    assert metrics["mask_wrong"] == 0
+
+
+def test_min_modalities_drops_sets_by_name(recording, tmp_path):
+    metrics = run(recording, tmp_path, ["lidar:drop@0.5-1.2"], {"min_modalities": 4})
+    assert metrics["dropped"]["below_min_modalities"] >= 6
+    assert metrics["outputs"] + sum(metrics["dropped"].values()) == metrics["ticks"]
+    assert all(all(f["mask"].values()) for f in metrics["frames"])
+
+
+# --------------------------------------------------------------------------------------------------------- resuming
+
+RESUMED_FAULTS = ["lidar:drop@0.5-1", "depth:corrupt@1-1.4"]
+
+
+@pytest.fixture(scope="module")
+def whole_run(recording, tmp_path_factory) -> tuple[Path, dict]:
+    """(folder, metrics) of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(recording, folder, RESUMED_FAULTS, write_bag=True)
+
+
+def files(folder: Path, pattern: str) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob(pattern)}
+
+
+@pytest.mark.parametrize("lines, tail", [(0, ""), (7, '{"t_ref": 17000000'), (100, "")])
+def test_interrupted_and_resumed_ends_like_an_uninterrupted_run(recording, whole_run, tmp_path, lines, tail):
+    whole, metrics = whole_run
+    cut = shutil.copytree(whole, tmp_path / "cut")
+    path = cut / "frames.jsonl"
+    kept = "".join(path.read_text().splitlines(keepends=True)[:lines])
+    path.write_text(kept + tail)
+    resumed = run(recording, cut, RESUMED_FAULTS, write_bag=True, resume=True)
+    assert path.read_text().startswith(kept)       # latencies too: these frames were not computed again
+    assert without_latency(frames(cut)) == without_latency(frames(whole))
+    assert {**resumed, "latency_ms": 0} == {**metrics, "latency_ms": 0}
+    assert files(cut, "*.png") == files(whole, "*.png")
+    for (topic, time_ns, one), (_, _, two) in zip(read_bag(whole / "bag"), read_bag(cut / "bag"), strict=True):
+        assert messages.stamp_ns(one.header) == messages.stamp_ns(two.header) == time_ns
+        assert topic.endswith("modality_mask") or np.array_equal(one.data, two.data)
+
+
+def test_resuming_with_other_settings_is_refused_by_name(recording, tmp_path):
+    run(recording, tmp_path, ["lidar:drop@0.5-1"])
+    with pytest.raises(RunError, match="other settings: faults"):
+        run(recording, tmp_path, ["lidar:drop@0.5-1.1"], resume=True)
+
+
+def test_without_resume_an_old_run_is_replaced(recording, tmp_path):
+    run(recording, tmp_path, write_bag=True)
+    run(recording, tmp_path, limit_sec=0.6)
+    assert len(frames(tmp_path)) < 8 and not (tmp_path / "bag").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ command line
+
+def test_command_line_writes_everything_and_the_report_needs_nothing_else(recording, tmp_path, capsys):
+    bag, checkpoint = recording
+    done = replay.main([str(bag), "--out", str(tmp_path), "--checkpoint", str(checkpoint), "--quiet",
+                        "--fault", "rgb:drop@0.5-1", "--fault", "lidar:freeze@1-1.5", "--size", "64x32"])
+    assert done == 0 and "outputs of" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"ticks", "outputs", "dropped", "messages", "frames", "mask_wrong", "miou", "miou_by_mask",
+            "latency_ms"} <= set(metrics)
+    assert set(metrics["latency_ms"]["inference"]) == {"p50", "p95", "p99"}
+    page = (tmp_path / "report.html").read_text()
+    assert "rgb:drop@0.5-1" in page and page.count("data:image/png;base64,") > 20
+    assert not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page and "http" not in page
+    sheets = sorted(tmp_path.glob("frame_*.png"))
+    assert len(sheets) >= 6 and all(cv2.imread(str(sheet)) is not None for sheet in sheets)
+
+
+def test_limit_stops_early(recording, tmp_path):
+    metrics = run(recording, tmp_path, limit_sec=1.0)
+    assert metrics["frames"][-1]["t_ref"] <= boxes.START_NS + 1_000_000_000
+    assert metrics["messages"]["/image"]["sent"] < 12
+
+
+@pytest.mark.parametrize("arguments, text", [
+    (["--fault", "rgb:explode@1-2"], "'explode' is no kind"),
+    (["--fault", "radar:drop@1-2"], "'radar' is no input"),
+    (["--size", "big"], "WIDTHxHEIGHT"),
+    (["--topic", "rgb"], "ROLE=TOPIC"),
+    (["--topic", "rgb=/a", "--topic", "depth=/b", "--topic", "lidar=/c", "--topic", "event=/d"],
+     "none of the sensor topics /a (rgb), /b (depth)"),
+    (["--topic", "rgb/info=/nowhere"], "lacks /nowhere (camera_info of the target camera rgb)"),
+    (["--checkpoint", "/nowhere.safetensors"], "/nowhere.safetensors"),
+    (["--config", "/nowhere.yaml"], "/nowhere.yaml"),
+])
+def test_wrong_arguments_end_with_one_clear_line(recording, tmp_path, capsys, arguments, text):
+    bag, checkpoint = recording
+    done = replay.main([str(bag), "--out", str(tmp_path / "out"), "--checkpoint", str(checkpoint), "--quiet",
+                        *arguments])
+    message = capsys.readouterr().err
+    assert done == 1 and text in message and "Traceback" not in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_bag_is_an_error_that_names_it(tmp_path, capsys):
+    assert replay.main([str(tmp_path / "no.mcap"), "--out", str(tmp_path / "out")]) == 1
+    assert "no.mcap does not exist" in capsys.readouterr().err
+
+
+def test_topics_can_be_renamed(recording, tmp_path):
+    with BagWriter(tmp_path / "renamed") as bag:
+        for topic, time_ns, message in read_bag(recording[0]):
+            bag.write({"/image": "/cam/front/image", "/camera_info": "/cam/front/info"}.get(topic, topic), message,
+                      time_ns)
+    metrics = run((tmp_path / "renamed", recording[1]), tmp_path / "out",
+                  values={"rgb.topic": "cam/front/image", "rgb.info_topic": "/cam/front/info"})
+    assert metrics["frames"][-1]["mask"]["rgb"] and metrics["messages"]["/cam/front/image"]["received"] == 19
+
+
+def test_calibration_of_the_bag_counts_from_its_start(recording, tmp_path):
+    """The camera's first camera_info comes with its first image, a second after the LiDAR's first sweep."""
+    with BagWriter(tmp_path / "late") as bag:
+        for topic, time_ns, message in read_bag(recording[0]):
+            if topic not in ("/image", "/camera_info") or time_ns > boxes.START_NS + 1_000_000_000:
+                bag.write(topic, message, time_ns)
+    run((tmp_path / "late", recording[1]), tmp_path / "out")
+    early = [r for r in frames(tmp_path / "out") if 0.4 < (r["t_ref"] - boxes.START_NS) / 1e9 < 0.9]
+    assert len(early) >= 4 and all(r["mask"] == {"rgb": False, "depth": True, "event": True, "lidar": True}
+                                   for r in early)
+    run((tmp_path / "late", recording[1]), tmp_path / "without", ["rgb/info:drop@0-"])
+    assert all(r["dropped"] == "below_min_modalities" for r in frames(tmp_path / "without"))
+
+
+def test_labels_of_another_size_are_an_error_not_a_score(recording, tmp_path):
+    with BagWriter(tmp_path / "wrong") as bag:
+        for topic, time_ns, message in read_bag(recording[0]):
+            if topic == "/labels":
+                message = messages.encode_image(messages.bag_types(), np.zeros((8, 8), np.uint8), "mono8",
+                                                messages.stamp_ns(message.header), "camera_optical")
+            bag.write(topic, message, time_ns)
+    with pytest.raises(ReplayError, match="labels on /labels have 8 x 8 pixels"):
+        run((tmp_path / "wrong", recording[1]), tmp_path / "out")
+
+
+def test_a_network_without_a_tick_source_is_refused(tmp_path, recording):
+    checkpoint = boxes.write_checkpoint(tmp_path / "rgb.safetensors", ("rgb",))
+    with pytest.raises(ConfigError, match="tick_source"):
+        run((recording[0], checkpoint), tmp_path / "out", values={"tick_source": ["lidar"]})
+
+
+def test_a_bag_that_loops_starts_a_new_epoch_and_is_scored_on(recording, tmp_path):
+    messages_once = list(read_bag(recording[0]))
+    duration = messages_once[-1][1] - messages_once[0][1] + 20_000_000
+    with BagWriter(tmp_path / "loop") as bag:
+        for loop in range(2):
+            for topic, time_ns, message in messages_once:
+                bag.write(topic, message, time_ns + loop * duration)
+    metrics = run((tmp_path / "loop", recording[1]), tmp_path / "out")
+    epochs = [record["epoch"] for record in frames(tmp_path / "out")]
+    assert sorted(set(epochs)) == [0, 1] and epochs == sorted(epochs)
+    again = [record for record in frames(tmp_path / "out") if record["epoch"] == 1 and not record["dropped"]]
+    assert len(again) > 12 and all("confusion" in record for record in again)
+    assert metrics["outputs"] + sum(metrics["dropped"].values()) == metrics["ticks"]
+
+
+# ---------------------------------------------------------------------------------------------------- real recording
+
+@pytest.mark.parametrize("name", ["CAM_FRONT", "CAM_BACK", "CAM_FRONT_LEFT"])
+def test_nuscenes_points_in_image_are_exactly_the_reference(shared_data, tmp_path, name):
+    """Camera and LiDAR only, no odometry: calibration comes from camera_info and tf_static."""
+    records = replay_nuscenes(shared_data / "nuscenes_frame", name, tmp_path)
+    reference = {"CAM_FRONT": 3067, "CAM_BACK": 4826, "CAM_FRONT_LEFT": 3704}
+    both = [record for record in records if record["mask"]["rgb"] and record["mask"]["lidar"]]
+    assert len(both) >= 2
+    assert {record["inputs"]["lidar"]["points_in_image"] for record in both} == {reference[name]}
+    assert not any(record["mask"]["depth"] or record["mask"]["event"] for record in records)
+
+
+def replay_nuscenes(folder: Path, name: str, out: Path, size: tuple[int, int] = (192, 96), report: bool = False):
+    """The frame four times at 10 Hz, so that the LiDAR is waited for; frames.jsonl of its replay."""
+    entry = json.loads((folder / "calibration.json").read_text())["cameras"][name]
+    types, stamp = messages.bag_types(), boxes.START_NS
+    pixels = cv2.cvtColor(cv2.imread(str(folder / entry["image"])), cv2.COLOR_BGR2RGB)
+    camera = Camera(entry["width"], entry["height"], np.array(entry["K"]), "none", (), name)
+    x, y, z, intensity, ring = np.fromfile(folder / "LIDAR_TOP.bin", "<f4").reshape(-1, 5).T
+    cloud = {"x": x.copy(), "y": y.copy(), "z": z.copy(), "intensity": intensity.copy(), "ring": ring.astype(np.uint16)}
+    with BagWriter(out / "bag") as bag:
+        T = np.array(entry["camera_from_lidar"])
+        bag.write("/tf_static", messages.encode_transforms(types, [(name, "lidar", T)], stamp), stamp)
+        for t in range(stamp, stamp + 4 * boxes.PERIOD_NS, boxes.PERIOD_NS):
+            bag.write("/camera_info", messages.encode_camera_info(types, camera, t), t)
+            bag.write("/image", messages.encode_image(types, pixels, "rgb8", t, name), t + boxes.MS)
+            bag.write("/points", messages.encode_cloud(types, cloud, t, "lidar"), t + 2 * boxes.MS)
+    checkpoint = boxes.write_checkpoint(out / "net.safetensors")
+    Replay(out / "bag", out / "out", config(checkpoint, width=size[0], height=size[1]), report=report, progress=False)()
+    return frames(out / "out")

@@ -1,0 +1,115 @@
+"""scoring.py: the mask that each fault must give, scores per mask, percentiles."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mss_models.labels import DELIVER, LabelSet
+from mss_perception import scoring
+from mss_perception.config import Config
+from mss_perception.faults import parse_fault
+from mss_perception.scoring import ExpectedMasks
+
+SECOND = 1_000_000_000
+START = 500 * SECOND
+TEN_HZ = [START + i * SECOND // 10 for i in range(100)]
+STAMPS = {"rgb": TEN_HZ, "depth": TEN_HZ, "lidar": TEN_HZ, "event": [START + i * SECOND // 100 for i in range(1000)]}
+
+
+def expected_of(faults: list[str], stamps=None, **parameters):
+    """t in seconds from the start -> expected mask."""
+    masks = ExpectedMasks([parse_fault(text) for text in faults], Config.from_mapping(parameters), START,
+                          stamps or STAMPS)
+    return lambda t: masks(START + round(t * SECOND))
+
+
+@pytest.mark.parametrize("kind, present", [
+    ("drop", False), ("corrupt", False), ("noise", True), ("noise=40", True), ("freeze", True),
+    ("delay=0.101", False), ("delay=0.099", True), ("stamp=-0.2", False), ("stamp=0.2", False), ("stamp=0.01", True),
+])
+def test_the_specified_mask_of_each_kind(kind, present):
+    expected = expected_of([f"lidar:{kind}@3-5"])
+    assert expected(4.0) == {"rgb": True, "depth": True, "event": True, "lidar": present}
+    assert expected(2.0) == expected(7.0) == dict.fromkeys(expected(4.0), True)
+
+
+def test_frames_in_transition_are_not_judged():
+    """From the tolerance (0.05 s) before a fault to one period after its start; to recover_after + 1 after its end."""
+    expected = expected_of(["lidar:drop@3-5"])
+    unjudged = [t for t in range(200, 700) if expected(t / 100) is None]
+    assert unjudged == list(range(295, 311)) + list(range(495, 531))
+
+
+def test_recover_after_and_the_inputs_own_period_stretch_the_transition():
+    stamps = {**STAMPS, "lidar": TEN_HZ[::2]}
+    expected = expected_of(["lidar:drop@3-5"], stamps, **{"lidar.recover_after": 4})
+    assert expected(5.0 + 4.5 * 0.2) is None and expected(5.0 + 5.1 * 0.2) is not None
+    assert expected(3.19) is None and expected(3.21) is not None
+
+
+def test_an_open_fault_never_ends_and_one_from_zero_has_no_before():
+    expected = expected_of(["rgb:drop@0-"])
+    assert expected(0.05) is None and expected(9.0)["rgb"] is False
+
+
+def test_a_slow_sensor_is_expected_only_where_it_has_a_sample():
+    expected = expected_of([], {**STAMPS, "depth": TEN_HZ[::2]})
+    assert expected(4.0)["depth"] and not expected(4.1)["depth"] and expected(4.2)["depth"]
+    held = expected_of([], {**STAMPS, "depth": TEN_HZ[::2]}, **{"depth.hold_sec": 0.15})
+    assert held(4.1)["depth"]
+
+
+def test_offset_shifts_where_samples_are_looked_for():
+    late = [stamp + SECOND // 20 for stamp in TEN_HZ]
+    assert not expected_of([], {**STAMPS, "rgb": late})(4.0)["rgb"]
+    assert expected_of([], {**STAMPS, "rgb": late}, **{"rgb.offset_sec": 0.05})(4.0)["rgb"]
+
+
+def test_sensors_that_are_not_there_or_disabled_are_expected_absent():
+    assert expected_of([], {"rgb": TEN_HZ})(4.0) == {"rgb": True, "depth": False, "event": False, "lidar": False}
+    assert expected_of([], **{"depth.enabled": False})(4.0)["depth"] is False
+
+
+def test_faults_overlap_and_the_worst_counts():
+    expected = expected_of(["rgb:noise@1-8", "rgb:drop@3-5", "lidar:drop@4-6"])
+    assert expected(4.5) == {"rgb": False, "depth": True, "event": True, "lidar": False}
+    assert expected(7.0) == {"rgb": True, "depth": True, "event": True, "lidar": True}
+
+
+def record(t: float, mask: dict, confusion=None, dropped=None, **latency) -> dict:
+    return {"t_ref": START + round(t * SECOND), "mask": mask, "dropped": dropped, "latency_ms": latency,
+            **({"confusion": confusion} if confusion else {})}
+
+
+def test_metrics_add_up_and_score_each_mask_by_itself():
+    labels = LabelSet("three", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
+    both, one = {"rgb": True, "lidar": True}, {"rgb": False, "lidar": True}
+    records = [record(1, both, [[0, 0, 30], [1, 1, 10]], inference=10.0), record(2, both, inference=20.0),
+               record(3, one, [[0, 1, 20], [1, 1, 20]], inference=30.0),
+               record(4, one, dropped="error", inference=99.0)]
+    metrics = scoring.build_metrics(records, ticks=5, dropped={"error": 1, "late": 1}, messages={}, expected=None,
+                                    label_set=labels)
+    assert metrics["outputs"] + sum(metrics["dropped"].values()) == metrics["ticks"] == 5
+    assert metrics["miou_by_mask"] == {"rgb+lidar": 1.0, "lidar": pytest.approx((0 + 0.5) / 2)}
+    assert metrics["frames_by_mask"] == {"rgb+lidar": 2, "lidar": 1}
+    # a: 30 right of 50 true and 30 predicted; b: 30 right, 20 predicted too many. Class c does not occur.
+    assert metrics["iou_by_class"] == {"a": pytest.approx(0.6), "b": pytest.approx(0.6)}
+    assert metrics["miou"] == pytest.approx(0.6)
+    assert metrics["latency_ms"] == {"inference": {"p50": 20.0, "p95": 29.0, "p99": 29.8}}
+    assert metrics["mask_wrong"] == 0 and metrics["mask_checked"] == 0
+
+
+def test_wrong_masks_are_counted_where_the_expectation_is_known():
+    everything = dict.fromkeys(("rgb", "depth", "event", "lidar"), True)
+    masks = ExpectedMasks([parse_fault("rgb:drop@3-5")], Config(), START, STAMPS)
+    records = [record(t, everything) for t in (2.0, 3.05, 4.0, 4.5, 8.0)]
+    metrics = scoring.build_metrics(records, ticks=5, dropped={}, messages={}, expected=masks, label_set=DELIVER)
+    assert metrics["mask_checked"] == 4 and metrics["mask_wrong"] == 2
+    assert [frame["expected"] is None for frame in metrics["frames"]] == [False, True, False, False, False]
+    assert metrics["miou"] is None and metrics["miou_by_mask"] == {"rgb+depth+event+lidar": None}
+
+
+def test_counts_leave_ignored_pixels_out():
+    truth, predicted = np.array([[0, 0, 255, 1]], np.uint8), np.array([[0, 1, 1, 1]], np.uint8)
+    assert scoring.counts(truth, predicted, DELIVER) == [[0, 0, 1], [0, 1, 1], [1, 1, 1]]
