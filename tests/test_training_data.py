@@ -1,0 +1,208 @@
+"""The DELIVER loader on trees made here, and augmentation, collation and modality dropout."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from deliver_tree import paint, write_frame, write_tree
+from PIL import Image
+
+from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES
+from training.datasets.deliver import Deliver, recording_card
+from training.datasets.sample import DatasetError, Sample
+from training.transforms import Augment, augment, collate, draw_present, normalise
+
+PLAIN = Augment(colour_jitter=0, flip=0, blur=0)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write_tree(tmp_path / "DELIVER", {"train": 5, "val": 2, "test": 2})
+
+
+def test_counts_order_and_conditions(tree):
+    train = Deliver(tree, "train")
+    assert len(train) == 10 and len(Deliver(tree, "val")) == 4
+    assert [one.name for one in train.frames] == sorted(one.name for one in train.frames)
+    assert train.frames[0].name == "night/train/MAP_1_point0_motionblur/000000"
+    assert {(one.weather, one.case) for one in train.frames} == {("sun", "normal"), ("night", "motionblur")}
+    assert [one.weather for one in Deliver(tree, "train", weathers=["sun"]).frames] == ["sun"] * 5
+    assert len(Deliver(tree, "train", cases=["motionblur"])) == 5
+    limited = Deliver(tree, "train", limit=4)
+    assert [one.name for one in limited.frames] == [train.frames[i].name for i in (0, 2, 5, 7)]
+
+
+def test_rain_filter_does_not_match_train(tree):
+    with pytest.raises(DatasetError, match="no frame of weather rain"):
+        Deliver(tree, "train", weathers=["rain"])
+
+
+def test_images_labels_and_encodings(tmp_path):
+    rng = np.random.default_rng(1)
+    images, labels = paint(rng, 32)
+    labels[0, :3] = 255, 0, 24
+    write_frame(tmp_path, "sun", "train", "MAP_1_point1", "000001", images, labels)
+    raw = np.array(Image.open(tmp_path / "semantic/sun/train/MAP_1_point1/000001_semantic_front.png"))
+    raw[1, 0] = 0  # raw 0 is ignored as 255 is
+    labels[1, 0] = 255
+    Image.fromarray(np.stack([raw, raw * 0, raw * 0, raw * 0 + 255], -1)).save(  # labels are in channel 0 of RGBA
+        tmp_path / "semantic/sun/train/MAP_1_point1/000001_semantic_front.png")
+    Image.fromarray(images["lidar"][:, :, 0]).save(  # one channel is repeated
+        tmp_path / "lidar/sun/train/MAP_1_point1/000001_lidar_front.png")
+    sample = Deliver(tmp_path, "train", depth_encoding="metric")[0]
+    np.testing.assert_array_equal(sample.labels, labels)
+    for name in ("rgb", "depth", "event"):
+        np.testing.assert_array_equal(sample.images[name], images[name])
+    np.testing.assert_array_equal(sample.images["lidar"], np.repeat(images["lidar"][:, :, :1], 3, 2))
+    assert not sample.labels.flags.writeable and not sample.images["rgb"].flags.writeable
+
+
+def test_low_resolution_events_are_resized_nearest(tmp_path):
+    images, labels = paint(np.random.default_rng(2), 32)
+    small = np.random.default_rng(3).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    write_frame(tmp_path, "fog", "test", "MAP_1_point1_eventlowres", "000001", images | {"event": small}, labels)
+    data = Deliver(tmp_path, "test", depth_encoding="metric")
+    assert data.frames[0].case == "eventlowres"
+    np.testing.assert_array_equal(data[0].images["event"], small.repeat(4, 0).repeat(4, 1))
+    write_frame(tmp_path, "fog", "test", "MAP_1_point1_eventlowres", "000001", images | {"lidar": small}, labels)
+    with pytest.raises(DatasetError, match=r"_lidar_front.png: 8 x 8 pixels, but its labels have 32 x 32"):
+        data[0]
+
+
+def test_encodings_of_recordings_and_of_the_public_data(tree, tmp_path):
+    assert Deliver(tree, "val").encodings == DEFAULT_ENCODINGS
+    assert Deliver(tree.parent, "val").root == tree  # the folder above is accepted
+    assert recording_card(tree) == {"seed": 0}
+    public = write_tree(tmp_path / "public", {"val": 1}, recorded=False)
+    with pytest.raises(DatasetError, match="hha: no such folder, and modality depth is read from it"):
+        Deliver(public, "val")
+    (public / "depth").rename(public / "hha")
+    data = Deliver(public, "val")
+    assert data.encodings["depth"].name == "hha" and data.encodings["rgb"] == DEFAULT_ENCODINGS["rgb"]
+    assert data.encodings["lidar"].mean == (0, 0, 0) and data.encodings["lidar"].std == (1, 1, 1)
+    assert data.frames[0].images["depth"].name.endswith("_depth_front.png")
+
+
+def test_bad_trees_are_named(tree, tmp_path):
+    with pytest.raises(DatasetError, match="no DELIVER tree here"):
+        Deliver(tmp_path / "nowhere", "train")
+    with pytest.raises(DatasetError, match="split 'training' is unknown; choose from train, val, test"):
+        Deliver(tree, "training")
+    with pytest.raises(DatasetError, match=r"weather \['storm'\] is unknown"):
+        Deliver(tree, "train", weathers=["storm"])
+    frame = Deliver(tree, "train").frames[3]
+    whole = frame.images["depth"].read_bytes()
+    frame.images["depth"].write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DatasetError, match=f"{frame.images['depth']}: the image cannot be read"):
+        Deliver(tree, "train")[3]
+    Image.fromarray(np.zeros((64, 64), np.uint16)).save(frame.images["depth"])
+    with pytest.raises(DatasetError, match="pixel format 'I;16'"):
+        Deliver(tree, "train")[3]
+    frame.images["depth"].unlink()
+    with pytest.raises(DatasetError, match="_depth_front.png: no such file; of 10 frames .* 1 in depth/"):
+        Deliver(tree, "train")
+    Deliver(tree, "train", ["rgb", "lidar"])  # what is not asked for need not be there
+    Image.fromarray(np.full((64, 64), 26, np.uint8)).save(frame.labels)
+    with pytest.raises(DatasetError, match=rf"{frame.labels.name}: raw label ids \[26\] are out of range"):
+        Deliver(tree, "train", ["rgb"])[3]
+    (tree / "encodings.json").write_text(json.dumps({"rgb": DEFAULT_ENCODINGS["rgb"].to_dict()}))
+    with pytest.raises(DatasetError, match="no encoding for 'lidar'"):
+        Deliver(tree, "train", ["lidar"])
+
+
+def test_cache_returns_what_the_files_hold(tree):
+    cached, fresh = Deliver(tree, "train", cache=True), Deliver(tree, "train")
+    cached.preload()
+    for path in (tree / "img").glob("*/train/*/*.png"):
+        path.write_bytes(b"gone")
+    for name in ("depth", "lidar"):
+        np.testing.assert_array_equal(cached[4].images[name], np.array(Image.open(fresh.frames[4].images[name])))
+    with pytest.raises(DatasetError):
+        fresh[4]
+
+
+def coordinate_sample(height: int, width: int) -> Sample:
+    """Every modality and the labels carry the pixel's own position: (row, column) in their values."""
+    rows, columns = np.mgrid[:height, :width]
+    grid = np.stack([rows, columns, np.full_like(rows, 200)], -1).astype(np.uint8)
+    return Sample("grid", dict.fromkeys(MODALITIES, grid), (rows // 2 + columns // 2).astype(np.uint8))
+
+
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.4, 0.9), (1.1, 2.0), (0.3, 3.0)])
+def test_all_modalities_and_labels_stay_aligned(scale):
+    sample = coordinate_sample(96, 120)
+    for seed in range(20):
+        out = augment(sample, 64, scale, Augment(colour_jitter=0, blur=0, flip=0.5), np.random.default_rng(seed))
+        inside = out.images["depth"][:, :, 2] == 200
+        assert inside.any() and np.array_equal(out.labels == 255, ~inside)
+        for name in ("event", "lidar"):
+            np.testing.assert_array_equal(out.images[name], out.images["depth"])
+        rows, columns = (out.images["depth"][:, :, i].astype(int) for i in (0, 1))
+        np.testing.assert_array_equal(out.labels[inside], (rows // 2 + columns // 2)[inside])
+        rgb = out.images["rgb"].astype(int)  # bilinear: within a source pixel of what nearest takes
+        tolerance = max(1.0, 1 / scale[0])
+        assert np.abs(rgb[:, :, 0] - rows)[inside].max() <= tolerance
+        assert np.abs(rgb[:, :, 1] - columns)[inside].max() <= tolerance
+        size = inside.any(1).sum(), inside.any(0).sum()
+        assert inside[: size[0], : size[1]].all() and (out.images["rgb"][~inside] == 0).all()  # pads right and bottom
+
+
+def test_scale_enlarges_by_its_factor():
+    out = augment(coordinate_sample(100, 100), 64, (2.0, 2.0), PLAIN, np.random.default_rng(0))
+    rows = out.images["depth"][:, 0, 0].astype(int)
+    assert rows[-1] - rows[0] == 31 and (np.bincount(rows - rows[0]) == 2).all()
+    out = augment(coordinate_sample(100, 100), 64, (0.5, 0.5), PLAIN, np.random.default_rng(0))
+    assert (out.labels != 255).sum() == 50 * 50
+    np.testing.assert_array_equal(out.images["rgb"][:50, :50],
+                                  cv2.resize(coordinate_sample(100, 100).images["rgb"], (50, 50)))
+
+
+def test_flip_mirrors_and_identity_keeps():
+    sample = coordinate_sample(64, 64)
+    same = augment(sample, 64, (1.0, 1.0), PLAIN, np.random.default_rng(0))
+    mirrored = augment(sample, 64, (1.0, 1.0), Augment(colour_jitter=0, blur=0, flip=1), np.random.default_rng(0))
+    for name in MODALITIES:
+        np.testing.assert_array_equal(same.images[name], sample.images[name])
+        np.testing.assert_array_equal(mirrored.images[name], sample.images[name][:, ::-1])
+    np.testing.assert_array_equal(mirrored.labels, sample.labels[:, ::-1])
+
+
+def test_appearance_changes_rgb_alone_and_never_the_source():
+    sample = coordinate_sample(64, 64)
+    before = sample.images["rgb"].copy()
+    out = augment(sample, 64, (1.0, 1.0), Augment(colour_jitter=1, flip=0, blur=1, darken=1), np.random.default_rng(0))
+    assert not np.array_equal(out.images["rgb"], before)
+    np.testing.assert_array_equal(sample.images["rgb"], before)
+    for name in ("depth", "event", "lidar"):
+        np.testing.assert_array_equal(out.images[name], before)
+
+
+def test_collate_and_normalise():
+    sample = coordinate_sample(8, 12)
+    images, labels = collate([sample, sample])
+    assert labels.shape == (2, 8, 12) and labels.dtype == torch.int64
+    network = normalise(images, DEFAULT_ENCODINGS)
+    for name in MODALITIES:
+        encoding = DEFAULT_ENCODINGS[name]
+        expected = (sample.images[name] / 255 - encoding.mean) / encoding.std
+        assert network[name].shape == (2, 3, 8, 12) and network[name].dtype == torch.float32
+        np.testing.assert_allclose(network[name][1].numpy(), expected.transpose(2, 0, 1), atol=1e-5)
+
+
+def test_modality_dropout():
+    rng = np.random.default_rng(0)
+    rows = torch.stack(list(draw_present("sample", 30000, MODALITIES, rng).values()), 1).numpy()
+    sizes = np.bincount(rows.sum(1), minlength=5) / len(rows)
+    np.testing.assert_allclose(sizes, [0, 0.25, 0.25, 0.25, 0.25], atol=0.02)  # n ~ U{1..4}
+    codes = np.bincount(rows @ [1, 2, 4, 8], minlength=16) / len(rows)
+    expected = [0] + [0.25 / [4, 6, 4, 1][bin(code).count("1") - 1] for code in range(1, 16)]
+    np.testing.assert_allclose(codes, expected, atol=0.02)  # and every subset of n alike
+    whole = [torch.stack(list(draw_present("batch", 4, MODALITIES, rng).values()), 1) for _ in range(50)]
+    assert all((one == one[0]).all() and one.any() for one in whole) and len({str(one) for one in whole}) > 5
+    assert all(mask.all() for mask in draw_present("none", 4, MODALITIES, rng).values())
+    with pytest.raises(ValueError, match="'often' is unknown; choose from none, sample, batch"):
+        draw_present("often", 4, MODALITIES, rng)

@@ -1,0 +1,307 @@
+"""Recipes, the training loop with its exact resume, and the evaluation, end to end on a tiny tree."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import resource
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from deliver_tree import write_tree
+
+from mss_models import checkpoint as checkpoints
+from mss_models.labels import LABEL_SETS
+from mss_models.metrics import Confusion
+from mss_models.runtime import open_runtime
+from training import evaluate as evaluation
+from training import train as training
+from training.datasets.deliver import Deliver
+from training.datasets.sample import DatasetError
+from training.protocols import all_subsets, class_prior, merge, score_prior, score_subsets
+from training.recipes import RECIPES, Phase, Recipe, RecipeError, find_recipe, override
+from training.train import TrainingError, class_weights, make_batch, train
+
+DEBUG = find_recipe("debug")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    torch.set_num_threads(1)  # tiny batches: threads would only wait for each other
+    return write_tree(tmp_path_factory.mktemp("tree"), {"train": 4, "val": 2, "test": 2})
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------------
+
+def test_schedule_is_the_deliver_recipe():
+    epochs, per_epoch, base = 200, 7, 6e-5
+    recipe = Recipe("published", iterations=epochs * per_epoch, lr=base)
+    total, warm, ratio = (epochs + 1) * per_epoch, 10 * per_epoch, 0.1
+    for t in (0, 1, 35, 69, 70, 71, 700, 1398, 1399):
+        expected = (base * (ratio + (1 - ratio) * t / warm) if t < warm
+                    else base * (1 - (t - warm) / (total - warm)) ** 0.9)
+        assert recipe.lr_at(t) == pytest.approx(expected, rel=1e-12), t
+
+
+def test_phases_share_out_the_iterations():
+    recipe = Recipe("x", iterations=10, phases=(Phase(0.25, 64, 4), Phase(0.25, 96, 3), Phase(0.5, 128, 2)))
+    batches = [recipe.phase_at(t).batch for t in range(10)]
+    assert sorted(batches, reverse=True) == batches and set(batches) == {4, 3, 2} and batches.count(2) == 5
+    assert [recipe.samples_before(t) for t in range(11)] == np.cumsum([0, *batches]).tolist()
+
+
+def test_settings():
+    recipe = override(DEBUG, ["lr=1e-4", "phases.1.batch=5", "augment.flip=0", "modalities=[lidar, rgb]", "ema=0"])
+    assert recipe.lr == 1e-4 and recipe.phases[1].batch == 5 and recipe.phases[0] == DEBUG.phases[0]
+    assert recipe.augment.flip == 0.0 and recipe.modalities == ("rgb", "lidar") and recipe.ema == 0.0
+    recipe = override(DEBUG, ["phases=[{crop: 96, scale: [1, 2]}, {share: 2}]"])
+    assert recipe.phases == (dataclasses.replace(DEBUG.phases[0], crop=96, scale=(1.0, 2.0)),
+                             dataclasses.replace(DEBUG.phases[0], share=2.0))
+
+
+@pytest.mark.parametrize("setting, message", [
+    ("learning_rate=1", "no field 'learning_rate' in Recipe"),
+    ("itertions=5", "did you mean 'iterations'?"),
+    ("augment.flipp=0", "no field 'flipp' in Augment; did you mean 'flip'?"),
+    ("phases.7.batch=1", "'7' must be an index in 0..1"),
+    ("lr.x=1", "which has no fields"),
+    ("iterations=many", "iterations='many' should be like its present value, 4 (int)"),
+    ("iterations=2.5", "should be like its present value"),
+    ("iterations=true", "should be like its present value"),
+    ("lr", "not of the form key=value"),
+    ("loss=dice", "loss='dice'; choose from system, ce"),
+    ("phases.0.crop=8", "needs share > 0, crop >= 32"),
+    ("phases=[{corp: 64}]", "no field 'corp' in Phase; did you mean 'crop'?"),
+])
+def test_bad_settings_say_what_was_meant(setting, message):
+    with pytest.raises(RecipeError) as error:
+        override(DEBUG, [setting])
+    assert message in str(error.value)
+
+
+def test_recipe_names():
+    assert len({one.name for one in RECIPES}) == len(RECIPES)
+    with pytest.raises(RecipeError, match="did you mean 'segformer_mean-b0-demo'"):
+        find_recipe("segformer-b0-demo")
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+
+def test_resumed_training_equals_uninterrupted(tree, tmp_path):
+    recipe = dataclasses.replace(DEBUG, drop_path=0.2, loss="ce", class_balance=0.3, grad_clip=1.0,
+                                 augment=dataclasses.replace(DEBUG.augment, darken=0.5))
+    train(recipe, tree, tmp_path / "whole")
+    train(recipe, tree, tmp_path / "parts", stop_at=2)
+    with pytest.raises(TrainingError, match="holds a run already; go on with --resume"):
+        train(recipe, tree, tmp_path / "parts")
+    torch.manual_seed(99)  # whatever happened in between must not matter
+    train(recipe, tree, tmp_path / "parts", resume=True)
+    states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
+    assert states[0]["iteration"] == 4 and states[0]["scores"] == states[1]["scores"]
+    for part in ("model", "average"):
+        assert states[0][part].keys() == states[1][part].keys()
+        assert all(torch.equal(value, states[1][part][name]) for name, value in states[0][part].items())
+    for name, value in states[0]["optimiser"]["state"].items():
+        assert all(torch.equal(value[one], states[1]["optimiser"]["state"][name][one]) for one in value)
+    assert torch.equal(states[0]["torch_rng"], states[1]["torch_rng"])
+    logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+            for name in ("whole", "parts")]
+    assert [one["loss"] for one in logs[0]] == [one["loss"] for one in logs[1]] and len(logs[0]) == 4
+    assert (tmp_path / "whole/last.safetensors").stat().st_size == (tmp_path / "parts/last.safetensors").stat().st_size
+    with pytest.raises(TrainingError, match="lr was 0.001, not 0.5"):
+        train(dataclasses.replace(recipe, lr=0.5), tree, tmp_path / "parts", resume=True)
+    state = tmp_path / "parts/state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(TrainingError, match=r"state.pt is damaged"):
+        train(recipe, tree, tmp_path / "parts", resume=True)
+
+
+def test_batches_follow_from_seed_and_iteration(tree):
+    data = Deliver(tree, "train", cache=True)
+    recipe = dataclasses.replace(DEBUG, iterations=8, phases=(Phase(1.0, crop=32, batch=2),))
+    names = [make_batch(data, recipe, i)[0] for i in range(8)]
+    epochs = np.array(names).reshape(2, 8)  # 8 frames: every epoch sees each of them once, in another order
+    assert all(set(epoch) == {one.name for one in data.frames} for epoch in epochs)
+    assert list(epochs[0]) != list(epochs[1])
+    for one, again in zip(make_batch(data, recipe, 3)[1]["images"].values(),
+                          make_batch(data, recipe, 3)[1]["images"].values(), strict=True):
+        assert torch.equal(one, again)
+    other = make_batch(data, dataclasses.replace(recipe, seed=1), 3)[1]
+    assert not torch.equal(other["labels"], make_batch(data, recipe, 3)[1]["labels"])
+
+
+def test_weight_decay_spares_one_dimensional_parameters():
+    model = training.make_model(DEBUG, 25)
+    groups = training.make_optimiser(model, DEBUG).param_groups
+    assert [group["weight_decay"] for group in groups] == [DEBUG.weight_decay, 0.0]
+    assert all(one.ndim <= 1 for one in groups[1]["params"]) and all(one.ndim > 1 for one in groups[0]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+def test_class_weights_against_formula(tree):
+    data = Deliver(tree, "train")
+    labels = np.concatenate([data.read_labels(i).ravel() for i in range(len(data))])
+    frequency = np.array([(labels == c).sum() for c in range(25)]) / (labels != 255).sum()
+    weights = class_weights(data, 0.5).numpy()
+    assert (weights[frequency == 0] == 0).all()
+    present = frequency > 0
+    np.testing.assert_allclose(weights[present] * frequency[present] ** 0.5,
+                               (weights * frequency ** 0.5)[present][0], rtol=1e-5)
+    np.testing.assert_allclose((weights * frequency).sum(), 1, rtol=1e-5)
+    np.testing.assert_allclose(class_weights(data, 0.0).numpy()[present], 1, rtol=1e-5)
+
+
+def test_non_finite_loss_names_the_batch(tree, tmp_path):
+    with pytest.raises(TrainingError, match="loss is nan at iteration .*(sun|night)/train/MAP_"):
+        train(dataclasses.replace(DEBUG, lr=1e30, ema=0.0), tree, tmp_path / "run")
+    assert not (tmp_path / "run/state.pt").exists()
+
+
+def test_ctrl_c_leaves_a_whole_state(tree, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    recipe = dataclasses.replace(DEBUG, iterations=100_000, eval_every=100_000)
+    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after iteration \d+; go on with --resume"):
+        train(recipe, tree, tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+    state = torch.load(tmp_path / "run/state.pt", weights_only=True)
+    assert state["iteration"] == len((tmp_path / "run/log.jsonl").read_text().splitlines()) > 0
+    assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_state(tree, tmp_path):
+    train(DEBUG, tree, tmp_path / "run", stop_at=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # acts as a full disk: EFBIG for ENOSPC
+        with pytest.raises(OSError, match=r"File too large: '.*safetensors'|File too large: '.*state.pt'"):
+            train(DEBUG, tree, tmp_path / "run", resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.load(tmp_path / "run/state.pt", weights_only=True)["iteration"] == 1
+    assert not list((tmp_path / "run").glob(".*"))
+    train(DEBUG, tree, tmp_path / "run", resume=True)
+
+
+def test_checkpoint_card_and_init(tree, tmp_path, capsys):
+    assert training.main(["debug", "--data", str(tree), "--out", str(tmp_path / "a"), "--set", "eval_frames=1"]) == 0
+    saved = checkpoints.load(tmp_path / "a/last.safetensors")
+    assert saved.card["command"].startswith("python -m training.train debug --data")
+    assert saved.card["recipe"]["eval_frames"] == 1 and saved.card["data"] == {"seed": 0}
+    assert saved.card["iterations"] == 4 and saved.image_size == (64, 64)
+    assert set(saved.card["val_miou_present"]) == {"rgb", "depth", "event", "lidar", "rgb+depth+event+lidar"}
+    init = ["--init", str(tmp_path / "a/last.safetensors"), "--data", str(tree)]
+    assert training.main(["debug", *init, "--out", str(tmp_path / "b")]) == 0
+    assert training.main(["debug", *init, "--out", str(tmp_path / "c"), "--set", "head_width=64"]) == 1
+    assert "--init" in (message := capsys.readouterr().err) and "its architecture is" in message
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["nothing"], "no recipe 'nothing'"),
+    (["debug", "--set", "backbone=B9"], "recipe debug: .*B9"),
+    (["debug", "--set", "modalities=[rgb, sonar]"], "sonar"),
+    (["debug", "--resume"], "no state to resume"),
+])
+def test_command_line_errors(tree, tmp_path, capsys, arguments, message):
+    assert training.main([*arguments, "--data", str(tree), "--out", str(tmp_path / "run")]) == 1
+    assert re.search("error: .*" + message, capsys.readouterr().err)
+
+
+# --- protocols and evaluation ----------------------------------------------------------------------------------------
+
+def test_class_prior_against_brute_force(tree):
+    data = Deliver(tree, "train")
+    labels = [data.read_labels(i) for i in range(len(data))]
+    labels[0] = np.where(np.arange(64) < 2, 255, labels[0]).astype(np.uint8)
+    for one in labels[1:]:
+        one[:, 0] = 255  # column 0: never labelled
+    everything = np.concatenate([one[one != 255] for one in labels])
+    expected = np.zeros((64, 64), np.uint8)
+    for y in range(64):
+        for x in range(64):
+            column = np.array([one[y, x] for one in labels])
+            column = column[column != 255]
+            column = column if len(column) else everything
+            expected[y, x] = max(range(25), key=lambda c: ((column == c).sum(), -c))  # noqa: B023
+    prior = class_prior(iter(labels), 25)
+    np.testing.assert_array_equal(prior, expected)
+    confusion = score_prior(prior, data)
+    assert confusion.hist.sum() == sum((data.read_labels(i) != 255).sum() for i in range(len(data)))
+    target = data.read_labels(0)
+    assert score_prior(prior, Deliver(tree, "train", limit=1)).iou()[12] == pytest.approx(
+        ((target == 12) & (prior == 12)).sum() / ((target == 12) | (prior == 12)).sum())
+    with pytest.raises(ValueError, match="at least one labelled pixel"):
+        class_prior(iter([np.full((4, 4), 255, np.uint8)]), 25)
+
+
+def test_subsets_reach_the_network_and_groups_add_up(tree):
+    data = Deliver(tree, "test")
+    subsets = all_subsets(data.modalities)
+    assert len(subsets) == len(set(subsets)) == 15 and subsets[0] == ("rgb",) and len(subsets[-1]) == 4
+    asked = []
+
+    class Answer:
+        def __init__(self, labels):
+            self.labels = labels
+
+    def segment(images, present):  # predicts the truth when it has lidar, else Sky
+        asked.append(tuple(images))
+        assert all(mask.all() == mask.any() == (name in images) for name, mask in present.items())
+        sky = np.full(next(iter(images.values())).shape[:3], 12, np.uint8)
+        return Answer((images["lidar"][..., 0] // 10 if "lidar" in images else sky).astype(np.uint8))
+
+    groups = score_subsets(segment, data, subsets, batch_size=3)
+    assert set(groups) == {("sun", "normal"), ("night", "motionblur")} and set(asked) == set(subsets)
+    total = merge(groups)
+    brute = Confusion(25)
+    for i in range(len(data)):
+        brute.update(data[i].labels, data[i].images["lidar"][:, :, 0] // 10)
+    np.testing.assert_array_equal(total[("rgb", "lidar")].hist, brute.hist)
+    assert total[("rgb",)].hist[:, 12].sum() == total[("rgb",)].hist.sum() == len(data) * 64 * 64
+    night = merge(groups, lambda weather, case: weather == "night")
+    assert night[("rgb",)].pixels == 2 * 64 * 64 and total[("rgb",)].pixels == 4 * 64 * 64
+
+
+def test_evaluate_end_to_end(tree, tmp_path, capsys):
+    model = training.make_model(DEBUG, 25)
+    data = Deliver(tree, "test")
+    checkpoints.save(tmp_path / "net.safetensors", model, data.labels, data.encodings, {}, image_size=(64, 64))
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "net.safetensors"), "--data", str(tree), "--out", str(out), "--precision", "fp32"]
+    assert evaluation.main([*arguments, "--protocol", "any-modal", "conditions"]) == 0
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["frames"] == 4 and len(metrics["subsets"]) == 15 and metrics["recording"] == {"seed": 0}
+    assert set(metrics["conditions"]) == {"sun", "night", "normal", "motionblur"}
+    everything = metrics["subsets"]["rgb+depth+event+lidar"]
+    assert everything["margin_present"] == pytest.approx(everything["miou_present"] - metrics["prior"]["miou_present"],
+                                                         abs=0.011)
+    mious = [one["miou_published"] for one in metrics["subsets"].values()]
+    summary = metrics["summary"]["miou_published"]
+    assert summary["average"] == pytest.approx(np.mean(mious), abs=0.011)
+    assert (summary["top1"], summary["last1"]) == (max(mious), min(mious))
+    assert sum(metrics["class_pixels"].values()) == 4 * 64 * 64
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64") == 6 and "http" not in page.replace("http://www.w3.org", "")
+    assert "| rgb+depth+event+lidar |" in (out / "table.md").read_text()
+    encodings = json.loads((tree / "encodings.json").read_text())
+    encodings["event"]["params"]["window_sec"] = 0.03
+    other = write_tree(tmp_path / "other", {"train": 1, "test": 1})
+    (other / "encodings.json").write_text(json.dumps(encodings))
+    arguments[2] = str(other)
+    assert evaluation.main(arguments) == 1
+    assert "modality event: the checkpoint learned" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_another_label_set(tree, tmp_path):
+    data = Deliver(tree, "test")
+    muses = LABEL_SETS["muses"]
+    checkpoints.save(tmp_path / "net.safetensors", training.make_model(DEBUG, len(muses)), muses, data.encodings, {},
+                     image_size=(64, 64))
+    with pytest.raises(DatasetError, match="label set is 'muses' with 19 classes, the data's is 'deliver' with 25"):
+        evaluation.evaluate(open_runtime(tmp_path / "net.safetensors", device="cpu"), tree, ["any-modal"])

@@ -1,0 +1,54 @@
+"""What every data set hands to training: one frame's images and labels, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+
+class DatasetError(ValueError):
+    """A folder, a file or a value in it is not what the data set's layout promises. The message names it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame. `images`: per modality uint8 (H, W, 3), `labels`: uint8 (H, W), class ids or 255 = ignore.
+
+    The arrays may be shared with a cache: they are read-only, and whoever changes pixels makes new arrays.
+    """
+
+    name: str
+    images: Mapping[str, np.ndarray]
+    labels: np.ndarray
+
+
+def read_png(path: Path) -> np.ndarray:
+    """An 8-bit image file as uint8 (H, W) or (H, W, C) in file order (R, G, B, A); a palette image gives its colours.
+
+    Raises DatasetError that names the file if it is missing, damaged, cut short or not 8 bits deep. (Pillow, because
+    OpenCV hands out the readable part of a damaged PNG as if it were whole.)
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode == "P":
+                image = image.convert("RGB")
+            if image.mode not in ("L", "LA", "RGB", "RGBA"):
+                raise DatasetError(f"{path}: pixel format {image.mode!r}; 8-bit grey, RGB or RGBA is needed")
+            return np.asarray(image)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:  # SyntaxError: Pillow's word for a bad PNG chunk
+        raise DatasetError(f"{path}: the image cannot be read ({error})") from error
+
+
+def three_channels(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W) or (H, W, C) -> (H, W, 3): one channel is repeated, of four the first three are kept."""
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] in (1, 2):  # grey, with or without alpha
+        return np.repeat(image[:, :, :1], 3, axis=2)
+    return np.ascontiguousarray(image[:, :, :3])

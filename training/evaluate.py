@@ -1,0 +1,122 @@
+"""Scores a checkpoint: `python -m training.evaluate CHECKPOINT --data DIR --protocol any-modal conditions --out DIR`.
+
+Leaves metrics.json (every figure), table.md and a self-contained report.html in the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mss_models.checkpoint import CheckpointError
+from mss_models.runtime import TorchRuntime, open_runtime
+
+from .datasets.deliver import CASES, NORMAL, SPLITS, WEATHERS, Deliver, recording_card
+from .datasets.sample import DatasetError
+from .files import write_atomically
+from .protocols import (
+    PROTOCOLS,
+    all_subsets,
+    any_modal_summary,
+    class_prior,
+    figures,
+    key,
+    merge,
+    score_prior,
+    score_subsets,
+)
+from .report import markdown, page
+
+
+def evaluate(runtime: TorchRuntime, data: Path, protocols: list[str], *, split: str = "test",
+             limit: int | None = None, batch_size: int = 8) -> dict:
+    """All figures of the protocols as a JSON-ready dict, percent throughout.
+
+    any-modal: `subsets` {subset: {miou_published, miou_present, iou{class}, margin_*}}, `summary`, and `prior`, what
+    the per-pixel class prior of the train split's labels scores; margin = mIoU - the prior's. conditions: `conditions`
+    {weather or case: {subset: {miou_published, miou_present}}}. Raises DatasetError where data and network do not fit.
+    """
+    dataset = Deliver(data, split, runtime.modalities, limit=limit)
+    _check_fit(runtime, dataset)
+    names = dataset.labels.names
+    groups = score_subsets(runtime, dataset, all_subsets(runtime.modalities), batch_size,
+                           lambda batches: tqdm(batches, split, unit="batch", dynamic_ncols=True))
+    total = merge(groups)
+    train_set = Deliver(data, "train", runtime.modalities)
+    frames = tqdm(range(len(train_set)), "class prior", unit="frame", dynamic_ncols=True, leave=False)
+    prior = score_prior(class_prior((train_set.read_labels(i) for i in frames), len(names)), dataset)
+    metrics = {
+        "model_id": runtime.model_id, "device": str(runtime.device), "precision": runtime.precision, "split": split,
+        "frames": len(dataset), "recording": recording_card(data), "modalities": list(runtime.modalities),
+        "protocols": protocols, "class_pixels": dict(zip(names, map(int, prior.hist.sum(1)), strict=True)),
+        "prior": figures(prior, names), "subsets": {}, "summary": any_modal_summary(total),
+    }
+    for subset, confusion in total.items():
+        one = figures(confusion, names)
+        margins = {convention.replace("miou", "margin"): round(one[convention] - metrics["prior"][convention], 2)
+                   for convention in ("miou_published", "miou_present")}
+        metrics["subsets"][key(subset)] = one | margins
+    if "conditions" in protocols:
+        chosen = {name: merge(groups, lambda weather, case, name=name: name in (weather, case))
+                  for name in (*WEATHERS, NORMAL, *CASES)}
+        metrics["conditions"] = {
+            name: {key(subset): {convention: figures(confusion, names)[convention]
+                                 for convention in ("miou_published", "miou_present")}
+                   for subset, confusion in scores.items()}
+            for name, scores in chosen.items() if scores}
+    return metrics
+
+
+def _check_fit(runtime: TorchRuntime, dataset: Deliver) -> None:
+    if runtime.labels != dataset.labels:
+        raise DatasetError(f"the checkpoint's label set is {runtime.labels.name!r} with {len(runtime.labels)} classes, "
+                           f"the data's is {dataset.labels.name!r} with {len(dataset.labels)}")
+    for name in runtime.modalities:
+        if runtime.encodings[name] != dataset.encodings[name]:
+            raise DatasetError(f"modality {name}: the checkpoint learned {runtime.encodings[name]}, "
+                               f"the data holds {dataset.encodings[name]}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--data", type=Path, required=True, help="a DELIVER tree")
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["any-modal"])
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--limit", type=int, help="score so many frames, evenly spread over the split")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16")
+    args = parser.parse_args(arguments)
+    try:
+        runtime = open_runtime(args.checkpoint, device=args.device, precision=args.precision)
+        metrics = evaluate(runtime, args.data, args.protocol, split=args.split, limit=args.limit,
+                           batch_size=args.batch_size)
+        metrics["command"] = ("python -m training.evaluate "
+                              + shlex.join(sys.argv[1:] if arguments is None else arguments))
+        args.out.mkdir(parents=True, exist_ok=True)
+        table = markdown(metrics)
+        write_atomically(args.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+        write_atomically(args.out / "table.md", table)
+        shown = Deliver(args.data, args.split, runtime.modalities, limit=4)
+        write_atomically(args.out / "report.html", page(metrics, runtime, shown))
+    except KeyboardInterrupt:
+        print("\ninterrupted; nothing was written", file=sys.stderr)
+        return 130
+    except (DatasetError, CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(table)
+    print(f"report: {args.out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,321 @@
+"""Trains a recipe: `python -m training.train RECIPE --data DIR --out RUN [--set key=value ...] [--resume]`.
+
+RUN holds recipe.json, log.jsonl, state.pt (everything that --resume needs), last.safetensors and best.safetensors.
+A batch is a function of the seed and the iteration alone, so a resumed training repeats the uninterrupted one exactly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import functools
+import io
+import json
+import math
+import pickle
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from mss_models import checkpoint as checkpoints
+from mss_models.modality import ModalityError
+from mss_models.runtime import open_runtime
+from mss_models.system import System, create
+
+from .datasets.deliver import Deliver, recording_card
+from .datasets.sample import DatasetError
+from .files import write_atomically
+from .protocols import key, merge, score_subsets, singles_and_all
+from .recipes import Recipe, RecipeError, find_recipe, override, to_dict
+from .transforms import augment, collate, draw_present, normalise
+
+
+class TrainingError(RuntimeError):
+    """A training cannot start, go on or be resumed. The message says why and what would help."""
+
+
+def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: Path | None = None,
+          device: str = "cpu", command: str = "", stop_at: int | None = None) -> dict:
+    """Trains `recipe` on the DELIVER tree `data` and leaves the results in `out`; returns the last scores.
+
+    resume: go on from out/state.pt. init: start from another checkpoint's weights (same architecture and labels).
+    stop_at: leave, resumably, after that many iterations. Ctrl-C and SIGTERM do the same after the iteration at hand.
+
+    Raises TrainingError (non-finite loss, a run folder that does not fit), DatasetError, RecipeError.
+    """
+    state = _open_run(recipe, out, resume)
+    torch.manual_seed(recipe.seed)
+    train_set = Deliver(data, "train", recipe.modalities, cache="auto")
+    val_set = Deliver(data, "val", recipe.modalities, limit=recipe.eval_frames, cache="auto")
+    model = make_model(recipe, len(train_set.labels))
+    if init is not None:
+        _start_from(model, init, train_set)
+    model.to(device).train()
+    average = copy.deepcopy(model).eval().requires_grad_(False) if recipe.ema else model
+    optimiser = make_optimiser(model, recipe)
+    if train_set.cached:
+        train_set.preload(progress=lambda frames, total: tqdm(frames, "reading", total, unit="frame", leave=False))
+    weights = class_weights(train_set, recipe.class_balance).to(device) if recipe.loss == "ce" else None
+    start, best, scores = 0, -1.0, {}
+    if state is not None:
+        start, best, scores = state["iteration"], state["best"], state["scores"]
+        model.load_state_dict(state["model"])
+        average.load_state_dict(state["average"])
+        optimiser.load_state_dict(state["optimiser"])
+        torch.set_rng_state(state["torch_rng"])
+        if device.startswith("cuda"):
+            torch.cuda.set_rng_state(state["cuda_rng"])
+
+    def save_state(iteration: int) -> None:
+        buffer = io.BytesIO()  # torch.save to a full disk would raise an error that does not say so
+        torch.save({"iteration": iteration, "best": best, "scores": scores, "model": model.state_dict(),
+                    "average": average.state_dict(), "optimiser": optimiser.state_dict(),
+                    "torch_rng": torch.get_rng_state(),
+                    "cuda_rng": torch.cuda.get_rng_state() if device.startswith("cuda") else None}, buffer)
+        write_atomically(out / "state.pt", buffer.getbuffer())
+
+    def save_checkpoint(name: str, iteration: int) -> None:
+        card = {"command": command, "recipe": to_dict(recipe), "iterations": iteration, "frames": len(train_set),
+                "data": recording_card(data), "val_miou_present": scores}
+        try:
+            checkpoints.save(out / name, average, train_set.labels, train_set.encodings, card,
+                             image_size=image_size(val_set))
+        except OSError as error:  # disk full: the message must name the file
+            raise OSError(error.errno, error.strerror, str(out / name)) from error
+
+    end = min(recipe.iterations, stop_at or recipe.iterations)
+    with (_StopSignals() as stop, open(out / "log.jsonl", "a") as log,
+          tqdm(total=recipe.iterations, initial=start, unit="it", desc=recipe.name, dynamic_ncols=True) as bar):
+        for iteration, names, batch in prefetch(train_set, recipe, start, end):
+            began = time.perf_counter()
+            lr = recipe.lr_at(iteration)
+            loss, logs = step(model, optimiser, batch, recipe, train_set.encodings, weights, lr, device)
+            if not math.isfinite(loss):
+                raise TrainingError(f"the loss is {loss} at iteration {iteration}, seed {recipe.seed}, with the frames "
+                                    f"{', '.join(names)}; files in {out} are as of the last evaluation "
+                                    "(a lower lr or a grad_clip may help)")
+            if recipe.ema:
+                _update_average(average, model, min(recipe.ema, (1 + iteration) / (10 + iteration)))
+            done = iteration + 1
+            record = {"iteration": done, "lr": lr, "seconds": round(time.perf_counter() - began, 4), **logs}
+            if done % recipe.eval_every == 0 or done == recipe.iterations:
+                scores = evaluate(average, train_set, val_set, recipe, device)
+                record["val_miou_present"] = scores
+                if (mean := sum(scores.values()) / len(scores)) > best:
+                    best = mean
+                    save_checkpoint("best.safetensors", done)
+                save_checkpoint("last.safetensors", done)
+                save_state(done)
+            print(json.dumps(record), file=log, flush=True)
+            bar.update()
+            bar.set_postfix_str(f"loss {loss:.3f}" + "".join(f" {name} {value:.1f}" for name, value in scores.items()))
+            if stop.requested or done == end:
+                save_state(done)
+                break
+        if stop.requested:
+            raise KeyboardInterrupt(f"stopped after iteration {done}; go on with --resume")
+    return scores
+
+
+def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: Recipe, encodings: dict,
+         weights: torch.Tensor | None, lr: float, device: str) -> tuple[float, dict[str, float]]:
+    """One iteration on a batch (uint8 images, present, labels). Returns the loss and what to log.
+
+    A non-finite loss changes no parameter.
+    """
+    images = normalise({name: image.to(device) for name, image in batch["images"].items()}, encodings)
+    present = {name: mask.to(device) for name, mask in batch["present"].items()}
+    labels = batch["labels"].to(device)
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        if recipe.loss == "system":
+            loss, logs = model.loss({"images": images, "present": present, "labels": labels})
+        else:
+            logits = model(images, present)
+            loss = F.cross_entropy(logits.float(), labels, weights, ignore_index=255,
+                                   label_smoothing=recipe.label_smoothing)
+            logs = {"loss": loss.detach()}
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        return value, {}
+    optimiser.zero_grad()
+    loss.backward()
+    if recipe.grad_clip:
+        logs["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+    for group in optimiser.param_groups:
+        group["lr"] = lr
+    optimiser.step()
+    return value, {name: round(float(value), 5) for name, value in logs.items()}
+
+
+def prefetch(dataset: Deliver, recipe: Recipe, start: int, end: int,
+             workers: int = 2) -> Iterator[tuple[int, list[str], dict]]:
+    """(iteration, frame names, batch) of iterations start..end-1, made ahead by threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(make_batch, dataset, recipe, i) for i in range(start, min(end, start + workers))]
+        for iteration in range(start, end):
+            names, batch = waiting.pop(0).result()
+            if iteration + workers < end:
+                waiting.append(pool.submit(make_batch, dataset, recipe, iteration + workers))
+            yield iteration, names, batch
+
+
+def make_batch(dataset: Deliver, recipe: Recipe, iteration: int) -> tuple[list[str], dict]:
+    """The frame names and the batch {images uint8 (B, H, W, 3), present (B,), labels (B, H, W)} of an iteration.
+
+    A function of the recipe and the iteration alone. Frames come in epochs, each a permutation of the data set.
+    """
+    phase = recipe.phase_at(iteration)
+    seen = recipe.samples_before(iteration)
+    rng = np.random.default_rng([recipe.seed, 1, iteration])
+    frames = [_shuffled(len(dataset), recipe.seed, at // len(dataset))[at % len(dataset)]
+              for at in range(seen, seen + phase.batch)]
+    samples = [augment(dataset[i], phase.crop, phase.scale, recipe.augment, rng) for i in frames]
+    images, labels = collate(samples)
+    present = draw_present(recipe.modality_dropout, phase.batch, dataset.modalities, rng)
+    return [one.name for one in samples], {"images": images, "present": present, "labels": labels}
+
+
+def class_weights(dataset: Deliver, balance: float) -> torch.Tensor:
+    """(K,) float32: frequency^-balance of each class's labelled pixels, scaled to mean 1 over them; absent: 0."""
+    counts = sum(np.bincount(dataset.read_labels(i).ravel(), minlength=256) for i in range(len(dataset)))
+    frequency = counts[: len(dataset.labels)] / counts[: len(dataset.labels)].sum()
+    weights = np.where(frequency > 0, np.maximum(frequency, 1e-12) ** -balance, 0)
+    return torch.from_numpy(weights / (frequency * weights).sum()).float()
+
+
+def make_model(recipe: Recipe, num_classes: int) -> System:
+    """The recipe's network with random weights. Raises RecipeError where it names something unknown."""
+    try:
+        return create(system=recipe.system, backbone=recipe.backbone, head_width=recipe.head_width,
+                      drop_path=recipe.drop_path, modalities=recipe.modalities, num_classes=num_classes)
+    except ValueError as error:
+        raise RecipeError(f"recipe {recipe.name}: {error}") from error
+
+
+def make_optimiser(model: System, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on the parameters of two and more dimensions only."""
+    parameters = list(model.parameters())
+    groups = [{"params": [one for one in parameters if one.ndim > 1], "weight_decay": recipe.weight_decay},
+              {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
+
+
+def evaluate(model: System, train_set: Deliver, val_set: Deliver, recipe: Recipe, device: str) -> dict[str, float]:
+    """mIoU (percent, classes present) on the val frames: each modality alone, and all together."""
+    whole = checkpoints.Checkpoint(model, train_set.labels, train_set.encodings, image_size(val_set), {}, "")
+    subsets = singles_and_all(recipe.modalities)
+    groups = score_subsets(open_runtime(whole, device=device), val_set, subsets)
+    return {key(subset): round(100 * confusion.miou_present, 2) for subset, confusion in merge(groups).items()}
+
+
+def image_size(dataset: Deliver) -> tuple[int, int]:
+    """(height, width) of the data set's first frame: what the network is made for."""
+    height, width = dataset.read_labels(0).shape
+    return height, width
+
+
+@torch.no_grad()
+def _update_average(average: System, model: System, decay: float) -> None:
+    """average <- decay average + (1 - decay) model, buffers too; integer buffers are copied."""
+    for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            old.lerp_(new, 1 - decay)
+        else:
+            old.copy_(new)
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)
+
+
+def _start_from(model: System, path: Path, dataset: Deliver) -> None:
+    """Copies a checkpoint's weights into the model. Raises TrainingError where they are for something else."""
+    given = checkpoints.load(path)
+    for what, theirs, ours in (("architecture", given.model.architecture, model.architecture),
+                               ("label set", given.labels, dataset.labels),
+                               ("encodings", given.encodings, dataset.encodings)):
+        if theirs != ours:
+            raise TrainingError(f"--init {path}: its {what} is {theirs}, and this training's is {ours}")
+    model.load_state_dict(given.model.state_dict())
+
+
+def _open_run(recipe: Recipe, out: Path, resume: bool) -> dict | None:
+    """Checks the run folder, writes recipe.json, and returns the state to resume from, or None for a fresh start."""
+    state, saved = out / "state.pt", out / "recipe.json"
+    wanted = json.loads(json.dumps(to_dict(recipe)))
+    if not resume:
+        if state.exists() or (out / "last.safetensors").exists():
+            raise TrainingError(f"{out} holds a run already; go on with --resume, or choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "log.jsonl").unlink(missing_ok=True)
+        write_atomically(saved, json.dumps(wanted, indent=1) + "\n")
+        return None
+    if not state.is_file() or not saved.is_file():
+        raise TrainingError(f"{out} holds no state to resume: state.pt or recipe.json is missing")
+    given = json.loads(saved.read_text())
+    if changed := [name for name in wanted if given.get(name) != wanted[name]]:
+        raise TrainingError(f"{out} was made with another recipe: " + "; ".join(
+            f"{name} was {given.get(name)}, not {wanted[name]}" for name in changed))
+    try:
+        return torch.load(state, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise TrainingError(f"{state} is damaged ({error}); start again in another --out") from error
+
+
+class _StopSignals:
+    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one acts as usual."""
+
+    def __enter__(self) -> _StopSignals:
+        self.requested = False
+        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.split("\n\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("recipe", help="a name from training/recipes.py")
+    parser.add_argument("--data", type=Path, required=True, help="a DELIVER tree")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
+                        help="change the recipe, e.g. lr=1e-4 augment.flip=0 phases.0.batch=4")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--init", type=Path, help="start from the weights of this checkpoint")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
+    args = parser.parse_args(arguments)
+    command = "python -m training.train " + shlex.join(sys.argv[1:] if arguments is None else arguments)
+    try:
+        recipe = override(find_recipe(args.recipe), args.settings)
+        scores = train(recipe, args.data, args.out, resume=args.resume, init=args.init, device=args.device,
+                       command=command)
+    except KeyboardInterrupt as stopped:
+        print(f"\n{stopped or 'interrupted'}", file=sys.stderr)
+        return 130
+    except (TrainingError, RecipeError, DatasetError, ModalityError, checkpoints.CheckpointError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print("val mIoU (classes present): " + ", ".join(f"{name} {value:.1f}" for name, value in scores.items()))
+    print(f"checkpoints: {args.out / 'best.safetensors'}, {args.out / 'last.safetensors'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
