@@ -1,0 +1,1 @@
+"""Our hot paths beside what a user would pick instead, in one run. `python -m benchmarks --help`."""
