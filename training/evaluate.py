@@ -15,11 +15,10 @@ from tqdm import tqdm
 
 from mss_models.checkpoint import CheckpointError
 from mss_models.runtime import TorchRuntime, open_runtime
-
-from .datasets.deliver import CASES, NORMAL, SPLITS, WEATHERS, Deliver, recording_card
-from .datasets.sample import DatasetError
-from .files import write_atomically
-from .protocols import (
+from training.datasets.deliver import CASES, NORMAL, SPLITS, WEATHERS, Deliver, recording_card
+from training.datasets.sample import DatasetError
+from training.files import write_atomically
+from training.protocols import (
     PROTOCOLS,
     all_subsets,
     any_modal_summary,
@@ -30,7 +29,7 @@ from .protocols import (
     score_prior,
     score_subsets,
 )
-from .report import markdown, page
+from training.report import markdown, page
 
 
 def evaluate(runtime: TorchRuntime, data: Path, protocols: list[str], *, split: str = "test",

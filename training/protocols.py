@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 
 from mss_models.metrics import Confusion
-
-from .datasets.deliver import Deliver
+from training.datasets.deliver import Deliver
 
 PROTOCOLS = ("any-modal", "conditions")
 Subset = tuple[str, ...]

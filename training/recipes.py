@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import yaml
 
 from mss_models.modality import canonical_order
-
-from .transforms import DROPOUT_KINDS, Augment
+from training.transforms import DROPOUT_KINDS, Augment
 
 
 class RecipeError(ValueError):

@@ -10,9 +10,8 @@ import matplotlib
 import numpy as np
 
 from mss_models.runtime import TorchRuntime
-
-from .datasets.deliver import Deliver
-from .protocols import singles_and_all
+from training.datasets.deliver import Deliver
+from training.protocols import singles_and_all
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402  (after the choice of backend)

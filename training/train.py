@@ -30,13 +30,12 @@ from mss_models import checkpoint as checkpoints
 from mss_models.modality import ModalityError
 from mss_models.runtime import open_runtime
 from mss_models.system import System, create
-
-from .datasets.deliver import Deliver, recording_card
-from .datasets.sample import DatasetError
-from .files import write_atomically
-from .protocols import key, merge, score_subsets, singles_and_all
-from .recipes import Recipe, RecipeError, find_recipe, override, to_dict
-from .transforms import augment, collate, draw_present, normalise
+from training.datasets.deliver import Deliver, recording_card
+from training.datasets.sample import DatasetError
+from training.files import write_atomically
+from training.protocols import key, merge, score_subsets, singles_and_all
+from training.recipes import Recipe, RecipeError, find_recipe, override, to_dict
+from training.transforms import augment, collate, draw_present, normalise
 
 
 class TrainingError(RuntimeError):

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from mss_models.modality import Encoding
-
-from .datasets.sample import Sample
+from training.datasets.sample import Sample
 
 IGNORE = 255
 

@@ -23,8 +23,7 @@ import numpy as np
 
 from mss_models.labels import LABEL_SETS
 from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES, Encoding, canonical_order
-
-from .sample import DatasetError, Sample, read_png, three_channels
+from training.datasets.sample import DatasetError, Sample, read_png, three_channels
 
 SPLITS = ("train", "val", "test")
 WEATHERS = ("cloud", "fog", "night", "rain", "sun")
