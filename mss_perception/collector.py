@@ -19,19 +19,23 @@ half of them. `slack` = period // 4 is the jitter that is allowed for.
 **Timely.** A sample is timely when it is newer than the newest tick T, or now - opened(T) + T - t <= deadline: a set
 opened at its time would still wait for it. A wrong stamp in the past and a delayed sample are the same thing here.
 
-**Active** means that sets wait for the input. At first none is. An input becomes active with its `recover_after`th
+**Active** means that sets wait for the input. At first each is. It becomes inactive when a set is emitted in which it
+is not OK while its misses reach `missing_after`: (t_ref - newest timely t + slack) // period, its misses in its own
+periods, or, before its first timely sample, the sets of the epoch. So an input that is absent from the start costs
+`missing_after` deadlines at most. An input is confirmed, and active again if it was not, with its `recover_after`th
 timely sample in a row, each at most 1.5 periods after the last; a sample that is not timely and newer than the last
-timely one breaks the row. It becomes inactive when a set is emitted in which it is not OK while (t_ref - newest timely
-t + slack) // period, its misses in its own periods, reaches `missing_after`.
+timely one breaks the row. It stays confirmed until it becomes inactive.
 
 **Ticks.** An input is overdue when now >= arrival of its last timely sample + period + max(slack, tolerance), and
-alive when active and not overdue. Only the first alive input of tick_source opens sets; when none is alive each of
+alive when confirmed and not overdue. Only the first alive input of tick_source opens sets; when none is alive each of
 them may, in that order. So the next source takes over a fraction of a period after the first falls silent, with the
-samples it has meanwhile received, and hands back when the first is active again. A sample becomes a tick, t_ref = t,
-when t >= due - min(its period // 2, tick period // 4), and it is unused and arrived at most a deadline ago. Then due
-moves on by one tick period, or to t + tick period when the tick came later than due by more than that margin. Thus
-sets open at most at tick_rate_hz on average, never closer than half a tick period, and jitter loses none. A stream
-opens a set at due once its watermark is there (the newest such instant of the same phase; no burst after a gap).
+samples it has meanwhile received, and hands back when the first is confirmed again. The first tick of an epoch is left
+to the first input of tick_source alone for a tick period (a deadline, if that is shorter) from the arrival of the
+first sample of any of them. A sample becomes a tick, t_ref = t, when t >= due - min(its period // 2, tick period // 4),
+and it is unused and arrived at most a deadline ago. Then due moves on by one tick period, or to t + tick period when
+the tick came later than due by more than that margin. Thus sets open at most at tick_rate_hz on average, never closer
+than half a tick period, and jitter loses none. A stream opens a set at due once its watermark is there (the newest such
+instant of the same phase; no burst after a gap) if the window before it is covered as OK asks.
 A timely sample of a source in charge that is older than the newest tick, and a tick period less margin away from each
 of the last 64 ticks, the oldest of which it must follow, is a tick out of order: it takes its place among the open
 sets, except that one older than the last emitted set counts as drop `late` (late_policy drop) or is emitted all the
@@ -47,10 +51,11 @@ the window.
 
 **Emission.** The oldest open set is emitted as soon as each active input is settled for it: nothing still to come,
 i.e. nothing before watermark + period - slack, could match better than what is there (a stream: its watermark has
-reached t_ref). Otherwise at its deadline, `deadline_sec` after the arrival of the sample that opened it, or at a later
-set's that ends before; or when more than max_pending sets are open (`forced`). A deadline comes before a sample of the
-same instant. Every tick gives one set or one counted drop (`late`, `reset`); t_ref grows within an epoch (but for
-publish).
+reached t_ref). One that has given nothing is not settled, and one whose watermark has made no step yet may go on right
+behind it. Otherwise at its deadline, `deadline_sec` after the arrival of the sample that opened it, or at a later set's
+that ends before; or when more than max_pending sets are open (`forced`); or at the end of the bag, when the first tick
+is left to nobody either. A deadline comes before a sample of the same instant. Every tick gives one set or one counted
+drop (`late`, `reset`); t_ref grows within an epoch (but for publish).
 
 **State** of an input in a set: OK, HELD; else LATE when since the last set a sample of it came late (not timely, or
 within tolerance of one of the last 16 emitted ticks that it missed), STALE when inactive, MISSING otherwise; DISABLED
@@ -159,6 +164,7 @@ class Collector:
         self._sources = [self._inputs[name] for name in self._source_names]
         self._pending: list[OpenSet] = []                       # in order of t_ref
         self._due: int | None = None                            # when the next tick is expected, on the axis of t
+        self._first_choice_until: int | None = None             # until then only the first source opens the first set
         self._newest: OpenSet | None = None                     # the newest tick
         self._ticks: deque[int] = deque(maxlen=REMEMBERED_TICKS)
         self._emitted: int | None = None                        # t_ref of the newest emitted set
@@ -191,7 +197,9 @@ class Collector:
         return self._wake
 
     def flush(self, now_ns: int) -> None:
-        """The end of a bag: emit every open set with what there is."""
+        """The end of a bag: nothing more is waited for; emit every open set with what there is."""
+        self._first_choice_until = now_ns
+        self._step(now_ns)
         while self._pending:
             self._emit(self._pending.pop(0), now_ns, deadline_hit=False)
         self._wake = None
@@ -249,6 +257,8 @@ class Collector:
             sample.begin, sample.t = sample.begin - one.offset, sample.t - one.offset
             timely = self._timely(sample.t, now)
             one.accept(sample, timely)
+            if self._first_choice_until is None and one in self._sources:
+                self._first_choice_until = now + min(self._tick_period, self._deadline())
             if timely:
                 self._open_out_of_order(one, sample.t, now)
             self._step(now)
@@ -278,27 +288,40 @@ class Collector:
     def _deadline(self) -> int:
         return nanoseconds(self.config.deadline_sec)            # may change while running
 
+    def _starting(self, now: int) -> bool:
+        """Whether the first set of the epoch is still left to the first source."""
+        return self._due is None and self._first_choice_until is not None and now < self._first_choice_until
+
     def _leader(self, now: int) -> Input | None:
+        """The only input that may open sets; None: each source may."""
+        if self._starting(now):
+            return self._sources[0]
         return next((source for source in self._sources if source.alive(now)), None)
 
     def _step(self, now: int) -> None:
         """All that follows from the present state: open sets, emit those that are done, find the next deadline."""
-        leader = self._leader(now)
-        for source in self._sources if leader is None else (leader,):
-            if source.has_tick(self._due):
-                self._open_ticks(source, now)
+        while True:
+            leader = self._leader(now)
+            for source in self._sources if leader is None else (leader,):
+                if source.has_tick(self._due):
+                    self._open_ticks(source, now)
+            self._emit_settled(now)
+            if self._leader(now) is leader:     # the first tick, or an emission, can put somebody else in charge
+                break
+        wakes = [one.deadline for one in self._pending]
+        for source in self._sources:
+            if leader not in (None, source) and source.has_tick(self._due):     # it counts, should the leader fail
+                wakes.append(self._first_choice_until if self._starting(now) else leader.overdue_at())
+                break
+        self._wake = min(wakes, default=None)
+
+    def _emit_settled(self, now: int) -> None:
         while self._pending:
             t_ref = self._pending[0].t_ref
             settled = all(one.settled(t_ref) for one in self._inputs.values() if one.active)
             if not settled and now < min(one.deadline for one in self._pending):
                 break
             self._emit(self._pending.pop(0), now, deadline_hit=not settled)
-        wakes = [one.deadline for one in self._pending]
-        for source in self._sources:
-            if leader not in (None, source) and source.has_tick(self._due):
-                wakes.append(leader.overdue_at())               # when this source's tick counts, should the leader fail
-                break
-        self._wake = min(wakes, default=None)
 
     def _open_ticks(self, source: Input, now: int) -> None:
         for t, arrival in source.ticks(self._due):

@@ -15,6 +15,7 @@ from mss_perception.config import InputConfig
 
 REMEMBERED_STEPS = 8
 REMEMBERED_MISSES = 16
+ENOUGH_COVERAGE = 0.5       # of a stream's window
 
 
 def nanoseconds(sec: float) -> int:
@@ -80,13 +81,15 @@ class Input:
         self.steps: deque[int] = deque(maxlen=REMEMBERED_STEPS)
         self.tick_period = tick_period
         self._set_period(tick_period)
-        self.active = False
+        self.active = True                              # sets wait for it
+        self.confirmed = False                          # it has shown a rhythm, so that it may lead
         self.hits = 0                                   # timely samples in a row
         self.timely_t: int | None = None                # the newest of them
         self.heard: int | None = None                   # and when it came
         self.back = 0                                   # samples in a row from before a backward jump
         self.came_late = False                          # since the last emission
         self.missed: deque[int] = deque(maxlen=REMEMBERED_MISSES)   # emitted ticks that went without this input
+        self.misses_before_first = 0                    # sets emitted before its first timely sample
 
     def _set_period(self, period: int) -> None:
         self.period = period
@@ -98,7 +101,7 @@ class Input:
         return self.heard + self.patience
 
     def alive(self, now: int) -> bool:
-        return self.active and now < self.overdue_at()
+        return self.confirmed and now < self.overdue_at()
 
     def silent(self, now: int) -> bool:
         return self.heard is None or now - self.heard > self.config.missing_after * self.period + self.slack
@@ -125,7 +128,8 @@ class Input:
             in_a_row = self.timely_t is not None and t - self.timely_t <= self.period * 3 // 2
             self.hits = self.hits + 1 if in_a_row else 1
             self.timely_t = t
-            self.active = self.active or self.hits >= self.config.recover_after
+            if self.hits >= self.config.recover_after:
+                self.active = self.confirmed = True
         else:
             self.hits = 0
 
@@ -170,10 +174,13 @@ class Input:
         return best
 
     def settled(self, t_ref: int) -> bool:
-        """Nothing still to come can match better than what is there. Only asked of an active input."""
+        """Nothing still to come can match better than what is there."""
+        if self.watermark is None:
+            return False
         best = self.nearest(t_ref)
         beaten_within = self.tolerance + 1 if best is None else abs(best.t - t_ref)
-        return self.watermark + self.period - self.slack - t_ref >= beaten_within
+        step = self.period - self.slack if self.steps else 0    # at least; one sample shows no rhythm yet
+        return self.watermark + step - t_ref >= beaten_within
 
     def match(self, t_ref: int) -> InputState:
         """OK or HELD with the sample, which is thereby used; else MISSING."""
@@ -201,8 +208,13 @@ class Input:
             self.timely_t = matched if self.timely_t is None else max(self.timely_t, matched)
         else:
             self.missed.append(t_ref)
-            if self.active and (t_ref - self.timely_t + self.slack) // self.period >= self.config.missing_after:
-                self.active, self.hits = False, 0
+            if self.timely_t is None:
+                self.misses_before_first += 1
+                misses = self.misses_before_first
+            else:
+                misses = (t_ref - self.timely_t + self.slack) // self.period
+            if self.active and misses >= self.config.missing_after:
+                self.active = self.confirmed = False
         if result.state is State.MISSING:
             result.state = State.LATE if self.came_late else State.MISSING if self.active else State.STALE
         self.came_late = False
@@ -231,12 +243,14 @@ class Stream(Input):
 
     def ticks(self, due: int | None) -> Iterable[tuple[int, int]]:
         latest = self.watermark if due is None else self.watermark - (self.watermark - due) % self.tick_period
-        return ((latest, self.heard),)
+        _, coverage = self.window_at(latest)
+        return ((latest, self.heard),) if coverage >= ENOUGH_COVERAGE else ()
 
     def settled(self, t_ref: int) -> bool:
-        return self.watermark >= t_ref
+        return self.watermark is not None and self.watermark >= t_ref
 
-    def match(self, t_ref: int) -> InputState:
+    def window_at(self, t_ref: int) -> tuple[list[Sample], float]:
+        """The packets that overlap the window before t_ref, in order, and how much of it they cover, 0..1."""
         start = t_ref - self.window
         packets = sorted((one for one in self.samples.values() if one.t > start and one.begin < t_ref),
                          key=lambda one: (one.begin, one.t))
@@ -245,8 +259,11 @@ class Stream(Input):
             end = min(packet.t, t_ref)
             covered += max(0, end - max(packet.begin, reached))
             reached = max(reached, end)
-        coverage = covered / self.window
-        if self.watermark is None or self.watermark < t_ref - self.tolerance or 2 * covered < self.window:
+        return packets, covered / self.window
+
+    def match(self, t_ref: int) -> InputState:
+        packets, coverage = self.window_at(t_ref)
+        if self.watermark is None or self.watermark < t_ref - self.tolerance or coverage < ENOUGH_COVERAGE:
             return InputState(State.MISSING, coverage=coverage)
         for packet in packets:
             packet.used = True

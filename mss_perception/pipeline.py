@@ -338,7 +338,7 @@ class Pipeline:
         }
 
     def _level(self, status: dict, last: Output | None) -> tuple[str, str]:
-        active = [name for name, one in status["inputs"].items() if one["active"]]
+        active = [name for name, one in status["inputs"].items() if one["active"] and one["newest_ns"] is not None]
         if not active:
             return "STALE", "no input"
         if last is not None and last.dropped:

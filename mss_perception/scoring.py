@@ -8,7 +8,6 @@ truth is known `confusion`, the non-zero counts [target, prediction, pixels].
 from __future__ import annotations
 
 import bisect
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -45,9 +44,10 @@ class ExpectedMasks:
     def __call__(self, t_ref_ns: int) -> dict[str, bool] | None:
         """Input -> expected mask; None while some input is in transition.
 
-        Transition is: up to one period after a fault's start, up to recover_after + 1 periods after its end or after
-        the input's very first sample, and as long before either as the input's tolerance lets a sample of the other
-        side be the match.
+        Transition is: up to one period after a fault's start, up to recover_after + 1 periods after its end, and as
+        long before either as the input's tolerance lets a sample of the other side be the match. An input whose very
+        first sample comes when no set waits for it any more is in transition like one after a fault. One that is
+        there from the start is judged from the start; a stream, whose window must fill, from one period on.
         """
         if any(self._in_transition(name, t_ref_ns) for name in self.stamps):
             return None
@@ -78,11 +78,22 @@ class ExpectedMasks:
         one, period = self.config.inputs[name], self.periods[name]
         margin = one.tolerance_sec + abs(one.offset_sec)
         recovery = (one.recover_after + 1) * period
-        begins = [-math.inf] if not self.stamps[name] else [(self.stamps[name][0] - self.start_ns) / SECOND]
-        begins += [fault.end_sec for fault in self.faults if fault.role == name]
-        return (any(begin - margin <= t_sec <= begin + recovery for begin in begins)
-                or any(fault.start_sec - margin <= t_sec <= fault.start_sec + period
-                       for fault in self.faults if fault.role == name))
+        starts = [fault.start_sec for fault in self.faults if fault.role == name]
+        ends = [fault.end_sec for fault in self.faults if fault.role == name]
+        if self.stamps[name]:
+            begin = (self.stamps[name][0] - self.start_ns) / SECOND
+            if self._comes_late(name):
+                ends.append(begin)
+            elif name == "event":
+                starts.append(begin)
+        return (any(start - margin <= t_sec <= start + period for start in starts)
+                or any(end - margin <= t_sec <= end + recovery for end in ends))
+
+    def _comes_late(self, name: str) -> bool:
+        """Whether missing_after sets may have gone without the input before its very first sample."""
+        first = min(stamps[0] for stamps in self.stamps.values() if stamps)
+        awaited_sec = (self.config.inputs[name].missing_after - 1) / self.config.collector.tick_rate_hz
+        return self.stamps[name][0] - first > awaited_sec * SECOND
 
     def _period(self, name: str) -> float:
         """The input's own period in seconds; a stream's packets are short, it is asked for once per tick."""

@@ -40,19 +40,22 @@ class Oracle:
     def watermark(self, name):
         return max((e.t for e in self.of(name, "sample")), default=None)
 
-    def period(self, name):
+    def steps(self, name):
         steps, high = [], None
         for e in self.of(name, "sample"):
             if high is not None and e.t > high:
                 steps.append(e.t - high)
             high = e.t if high is None else max(high, e.t)
-        last = sorted(steps[-8:])
+        return steps
+
+    def period(self, name):
+        last = sorted(self.steps(name)[-8:])
         return last[len(last) // 4] if last else self.tick_period
 
     def health(self, name):
-        """(active, newest timely t, arrival of the last timely sample)"""
-        c, active, row, newest, heard = self.configs[name], False, 0, None, None
-        for e in self.log:
+        """waited_for, trusted (to open sets), newest (timely t), heard (arrival of the last timely sample)"""
+        c, waited_for, trusted, row, newest, heard = self.configs[name], True, False, 0, None, None
+        for i, e in enumerate(self.log):
             if e.kind == "sample" and e.name == name:
                 if e.timely:
                     heard = e.now
@@ -60,7 +63,8 @@ class Oracle:
                     if e.timely:
                         row = row + 1 if newest is not None and 2 * (e.t - newest) <= 3 * e.period else 1
                         newest = e.t
-                        active = active or row >= c.recover_after
+                        if row >= c.recover_after:
+                            waited_for = trusted = True
                     else:
                         row = 0
             if e.kind == "emit":
@@ -68,18 +72,32 @@ class Oracle:
                 if state == "OK":
                     t = stamp - ns(c.offset_sec)
                     newest = t if newest is None else max(newest, t)
-                elif active:
+                elif waited_for:
                     period = e.periods[name]
-                    if (e.t_ref - newest + period // 4) // period >= c.missing_after:
-                        active, row = False, 0
-        return active, newest, heard
+                    if newest is None:
+                        misses = sum(before.kind == "emit" for before in self.log[:i + 1])
+                    else:
+                        misses = (e.t_ref - newest + period // 4) // period
+                    if misses >= c.missing_after:
+                        waited_for = trusted = False
+        return Event(waited_for=waited_for, trusted=trusted, newest=newest, heard=heard)
 
     def overdue_at(self, name):
         period = self.period(name)
-        return self.health(name)[2] + period + max(period // 4, ns(self.configs[name].tolerance_sec))
+        return self.health(name).heard + period + max(period // 4, ns(self.configs[name].tolerance_sec))
 
     def alive(self, name, now):
-        return self.health(name)[0] and now < self.overdue_at(name)
+        return self.health(name).trusted and now < self.overdue_at(name)
+
+    def may_tick(self, now):
+        """The sources whose samples may open sets now, in order."""
+        firsts = [e for e in self.log if e.kind == "sample" and e.name in self.sources]
+        left_to_first = not any(e.kind in ("tick", "flush") for e in self.log) and firsts and (
+            now < firsts[0].now + self.tick_period and now < firsts[0].now + ns(self.config.deadline_sec))
+        if left_to_first:
+            return self.sources[:1]
+        alive = [s for s in self.sources if self.alive(s, now)]
+        return alive[:1] or self.sources
 
     def queue(self, name, lost=None):
         """Samples kept, in order of arrival; lost (a Counter) takes what happened to the others."""
@@ -133,11 +151,13 @@ class Oracle:
 
     def settled(self, name, t_ref):
         mark = self.watermark(name)
+        if mark is None:
+            return False
         if name in self.windows:
             return mark >= t_ref
         tolerance = ns(self.configs[name].tolerance_sec)
         distances = [abs(s.t - t_ref) for s in self.queue(name) if not s.used and abs(s.t - t_ref) <= tolerance]
-        next_one = mark + self.period(name) - self.period(name) // 4
+        next_one = mark + self.period(name) - self.period(name) // 4 if self.steps(name) else mark
         if distances:
             return next_one >= t_ref + min(distances)
         return next_one > t_ref + tolerance
@@ -181,7 +201,7 @@ class Oracle:
             rows[name] = len(kinds) - max((i + 1 for i, k in enumerate(kinds) if k == "sample"), default=0)
 
         def silent(name):
-            heard, period = self.health(name)[2], self.period(name)
+            heard, period = self.health(name).heard, self.period(name)
             return heard is None or now > heard + self.configs[name].missing_after * period + period // 4
 
         return max(rows.values()) >= 2 and all(rows[name] > 0 or silent(name) for name in self.names)
@@ -204,11 +224,9 @@ class Oracle:
             self.tick_out_of_order(name, t, now)
 
     def tick_out_of_order(self, name, t, now):
-        alive = [s for s in self.sources if self.alive(s, now)]
-        in_charge = name in self.sources and (not alive or alive[0] == name)
         known = [e.t_ref for e in self.log if e.kind == "tick"][-64:]
         newest = self.newest_tick()
-        if not known or newest is None or t >= newest.t_ref or t < min(known) or not in_charge:
+        if not known or newest is None or t >= newest.t_ref or t < min(known) or name not in self.may_tick(now):
             return
         if min(abs(t - k) for k in known) < self.tick_period - self.margin(name):
             return
@@ -228,15 +246,21 @@ class Oracle:
             self.emit(self.open_sets()[0], now, False)
 
     def step(self, now):
-        alive = [s for s in self.sources if self.alive(s, now)]
-        for name in alive[:1] or self.sources:
+        """Until nothing more happens at this instant."""
+        before = -1
+        while before != len(self.log):
+            before = len(self.log)
+            self.step_once(now)
+
+    def step_once(self, now):
+        for name in self.may_tick(now):
             for t, arrival in self.candidates(name):
                 due = self.due()
                 if (due is None or t >= due - self.margin(name)) and now - arrival <= ns(self.config.deadline_sec):
                     self.open(name, t, arrival, now, in_order=True)
         while self.open_sets():
             first = self.open_sets()[0]
-            waiting = [n for n in self.names if self.health(n)[0] and not self.settled(n, first.t_ref)]
+            waiting = [n for n in self.names if self.health(n).waited_for and not self.settled(n, first.t_ref)]
             if waiting and all(now < e.deadline for e in self.open_sets()):
                 return
             self.emit(first, now, bool(waiting))
@@ -244,13 +268,13 @@ class Oracle:
     def candidates(self, name):
         if name not in self.windows:
             return sorted((s.t, s.now) for s in self.queue(name) if not s.used)
-        mark, due, heard = self.watermark(name), self.due(), self.health(name)[2]
+        mark, due, heard = self.watermark(name), self.due(), self.health(name).heard
         if mark is None or heard is None or due is not None and mark < due:
             return []
         t = mark if due is None else due
         while t + self.tick_period <= mark:
             t += self.tick_period
-        return [(t, heard)]
+        return [(t, heard)] if self.seen(name, t)[1] >= 0.5 else []
 
     def emit(self, tick, now, hit):
         states, taken = {}, {}
@@ -261,7 +285,7 @@ class Oracle:
         for name in self.names:                     # the name of an absence takes this very emission into account
             if states[name][0] == "MISSING" and self.came_late(name):
                 states[name] = ("LATE", *states[name][1:])
-            elif states[name][0] == "MISSING" and not self.health(name)[0]:
+            elif states[name][0] == "MISSING" and not self.health(name).waited_for:
                 states[name] = ("STALE", *states[name][1:])
         self.sets.append((self.epoch, tick.t_ref, tick.source, tick.opened, now, hit, states))
 
@@ -274,7 +298,7 @@ class Oracle:
         c, queue = self.configs[name], self.queue(name)
         offset = ns(c.offset_sec)
         if name in self.windows:
-            return self.serve_window(name, t_ref, queue, offset)
+            return self.serve_window(name, t_ref, offset)
         fitting = [s for s in queue if not s.used and abs(s.t - t_ref) <= ns(c.tolerance_sec)]
         if fitting:
             best = sorted(fitting, key=lambda s: (abs(s.t - t_ref), s.t))[0]
@@ -285,11 +309,16 @@ class Oracle:
             return ("HELD", best.t + offset, best.t - t_ref, t_ref - best.t, best.payload, None), [best.t]
         return ("MISSING", None, None, None, None, None), []
 
-    def serve_window(self, name, t_ref, queue, offset):
-        window, mark = self.windows[name], self.watermark(name)
-        packets = sorted((s for s in queue if s.t > t_ref - window and s.begin < t_ref), key=lambda s: (s.begin, s.t))
-        cells = {ms for s in packets for ms in range(max(s.begin, t_ref - window) // MS, min(s.t, t_ref) // MS)}
-        coverage = len(cells) * MS / window
+    def seen(self, name, t_ref):
+        """Packets that touch the window before t_ref, and the fraction of its milliseconds that they cover."""
+        start = t_ref - self.windows[name]
+        packets = sorted((s for s in self.queue(name) if s.t > start and s.begin < t_ref), key=lambda s: (s.begin, s.t))
+        cells = {ms for s in packets for ms in range(max(s.begin, start) // MS, min(s.t, t_ref) // MS)}
+        return packets, len(cells) * MS / self.windows[name]
+
+    def serve_window(self, name, t_ref, offset):
+        mark = self.watermark(name)
+        packets, coverage = self.seen(name, t_ref)
         if mark is None or mark < t_ref - ns(self.configs[name].tolerance_sec) or coverage < 0.5:
             return ("MISSING", None, None, None, None, coverage), []
         end = min(mark, t_ref)
@@ -302,6 +331,8 @@ class Oracle:
         self.step(now)
 
     def flush(self, now):
+        self.log.append(Event(kind="flush"))
+        self.step(now)
         while self.open_sets():
             self.emit(self.open_sets()[0], now, False)
 

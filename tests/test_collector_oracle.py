@@ -43,13 +43,13 @@ def random_stream(seed: int) -> RandomStream:
                           queue=rng.choice([1, 2, 5, 10, 50]), max_bytes=rng.choice([100, 1000, 1 << 20]),
                           missing_after=rng.choice([1, 2, 3, 5]), recover_after=rng.choice([1, 2, 2, 3]))
               for name in names]
-    config = CollectorConfig(tick_source=rng.sample(names, len(names)),
+    config = CollectorConfig(tick_source=rng.sample(names, rng.choice([rng.randint(1, len(names)), len(names)])),
                              tick_rate_hz=rng.choice([5.0, 10.0, 10.0, 20.0]),
                              deadline_sec=rng.choice([0.0, 0.03, 0.1, 0.1, 0.25]), max_pending=rng.choice([1, 2, 4]),
                              jump_back_sec=rng.choice([0.3, 1.0]), max_future_sec=0.1,
                              late_policy=rng.choice(["drop", "drop", "publish"]))
     if not any(one.enabled and one.name in config.tick_source for one in inputs):
-        inputs[0].enabled = True
+        next(one for one in inputs if one.name == config.tick_source[0]).enabled = True
     length = rng.randint(400, 1400)                                             # ms
     loop_at = rng.randint(300, length) if rng.random() < 0.25 else None
     loop_by = rng.choice([-5000, -1500, -700, -200, 3000])

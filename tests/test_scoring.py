@@ -48,6 +48,16 @@ def test_recover_after_and_the_inputs_own_period_stretch_the_transition():
     assert expected(3.19) is None and expected(3.21) is not None
 
 
+def test_an_input_that_is_there_from_the_start_is_judged_from_the_start_and_a_late_one_like_a_recovered_one():
+    lidar = {"rgb": TEN_HZ, "lidar": [stamp + 2 * SECOND // 10 for stamp in TEN_HZ]}        # its 3rd set; default 3
+    expected = expected_of([], lidar)
+    assert [expected(t / 10)["lidar"] for t in range(4)] == [False, False, True, True]
+    late = {"rgb": TEN_HZ, "lidar": [stamp + 3 * SECOND // 10 for stamp in TEN_HZ]}
+    assert [expected_of([], late)(t / 10) is None for t in range(8)] == [False] * 3 + [True] * 4 + [False]
+    events = {"rgb": TEN_HZ, "event": STAMPS["event"]}                                      # whose window must fill
+    assert [expected_of([], events)(t / 20) is None for t in range(5)] == [True, True, True, False, False]
+
+
 def test_an_open_fault_never_ends_and_one_from_zero_has_no_before():
     expected = expected_of(["rgb:drop@0-"])
     assert expected(0.05) is None and expected(9.0)["rgb"] is False
