@@ -274,7 +274,8 @@ def test_evaluate_end_to_end(tree, tmp_path, capsys):
     checkpoints.save(tmp_path / "net.safetensors", model, data.labels, data.encodings, {}, image_size=(64, 64))
     out = tmp_path / "out"
     arguments = [str(tmp_path / "net.safetensors"), "--data", str(tree), "--out", str(out), "--precision", "fp32"]
-    assert evaluation.main([*arguments, "--protocol", "any-modal", "conditions"]) == 0
+    shipped = tmp_path / "shipped.safetensors"
+    assert evaluation.main([*arguments, "--protocol", "any-modal", "conditions", "--ship", str(shipped)]) == 0
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["frames"] == 4 and len(metrics["subsets"]) == 15 and metrics["recording"] == {"seed": 0}
     assert set(metrics["conditions"]) == {"sun", "night", "normal", "motionblur"}
@@ -286,6 +287,10 @@ def test_evaluate_end_to_end(tree, tmp_path, capsys):
     assert summary["average"] == pytest.approx(np.mean(mious), abs=0.011)
     assert (summary["top1"], summary["last1"]) == (max(mious), min(mious))
     assert sum(metrics["class_pixels"].values()) == 4 * 64 * 64
+    copy = checkpoints.load(shipped)
+    assert copy.card["scores"]["miou_published"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["miou_published"]
+    original = checkpoints.load(tmp_path / "net.safetensors").model.state_dict()
+    assert all(torch.equal(value, original[name]) for name, value in copy.model.state_dict().items())
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64") == 6 and "http" not in page.replace("http://www.w3.org", "")
     assert "| rgb+depth+event+lidar |" in (out / "table.md").read_text()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from mss_models import checkpoint as checkpoints
 from mss_models.checkpoint import CheckpointError
 from mss_models.runtime import TorchRuntime, open_runtime
 from training.datasets.deliver import CASES, NORMAL, SPLITS, WEATHERS, Deliver, recording_card
@@ -81,6 +82,17 @@ def _check_fit(runtime: TorchRuntime, dataset: Deliver) -> None:
                                f"the data holds {dataset.encodings[name]}")
 
 
+def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
+    """Copy a checkpoint with `metrics`' scores added to its card under 'scores'; returns the copy's model_id."""
+    one = checkpoints.load(source)
+    kept = ("command", "split", "frames", "recording", "precision", "summary")
+    scores = {name: metrics[name] for name in kept} | {"class_prior": metrics["prior"]["miou_present"]} | {
+        convention: {subset: figures[convention] for subset, figures in metrics["subsets"].items()}
+        for convention in ("miou_present", "miou_published")}
+    return checkpoints.save(target, one.model, one.labels, one.encodings, {**one.card, "scores": scores},
+                            image_size=one.image_size)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.split("\n\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -90,6 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--limit", type=int, help="score so many frames, evenly spread over the split")
+    parser.add_argument("--ship", type=Path, metavar="FILE", help="write the checkpoint here with these scores in its card")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16")
@@ -106,6 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
         write_atomically(args.out / "table.md", table)
         shown = Deliver(args.data, args.split, runtime.modalities, limit=4)
         write_atomically(args.out / "report.html", page(metrics, runtime, shown))
+        if args.ship:
+            write_with_scores(args.checkpoint, args.ship, metrics)
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
