@@ -252,6 +252,7 @@ class Pipeline:
         """One set through lanes and network: the whole of the perception, in order."""
         started = time.perf_counter()
         output = _empty_output(sensor_set)
+        cameras = self.sensors.cameras      # taken once: a camera_info that comes meanwhile is for the next set
         lidar = None
 
         # Each matched sample becomes an image in the target camera's view; what cannot is INVALID, with the reason.
@@ -261,7 +262,7 @@ class Pipeline:
             samples = state.payload if isinstance(state.payload, tuple) else (state.payload,)
             frozen = any(sample.frozen for sample in samples)
             try:
-                lane = self.sensors.image(name, state, sensor_set.t_ref_ns)
+                lane = self.sensors.image(name, state, sensor_set.t_ref_ns, cameras)
             except INVALID_DATA as error:
                 state.invalidate(str(error))
                 self._report_invalid(name, str(error))
@@ -279,7 +280,7 @@ class Pipeline:
             return output
 
         # The network gets what is there, as a batch of one, and answers on the target camera's own grid.
-        output.camera, _ = self.sensors.target()
+        output.camera, _ = self.sensors.target(cameras)
         output.frame_id = output.camera.frame_id
         result = self.runtime({name: image[None] for name, image in output.images.items()},
                               {name: np.ones(1, bool) for name in output.images},

@@ -24,19 +24,21 @@ from mss_perception.report import Picture
 
 EVENLY = 6                  # pictures spread over the run; one more for each fault
 PICTURE_WIDTH = 400         # of a panel in the report, pixels
-RECORDED = ("frames.jsonl", "metrics.json", "report.html", "run.json")
+RECORDED = ("run.json", "frames.jsonl", "metrics.json", "report.html", "pictures", "labels", "bag")
+OF_EVERY_RUN = {"bag", "network", "faults"}     # what run.json tells, by which a replay's is recognised
 LEVELS = {"OK": 0, "HELD": 0, "DISABLED": 0, "LATE": 1, "MISSING": 1, "INVALID": 2, "STALE": 3}    # DiagnosticStatus
 
 
 class RunError(ValueError):
-    """A run cannot be continued. The message says what differs."""
+    """A run cannot be continued, or would delete what is not its own. The message says what and why."""
 
 
 class Run:
     """Writer of one run's folder; a context manager around the replay.
 
     settings: JSON-ready; everything that decides the outcome. start_ns and duration_sec: of the bag. keep_labels: also
-    keep labels and confidence of every frame, for `write_bag`. Raises RunError when `resume` finds other settings.
+    keep labels and confidence of every frame, for `write_bag`. Raises RunError when `resume` finds other settings, and
+    when the folder holds something that no replay wrote under a name that this run would write.
     """
 
     def __init__(self, folder: Path, settings: Mapping, resume: bool, start_ns: int, duration_sec: float,
@@ -50,20 +52,21 @@ class Run:
 
     def _open_folder(self, settings: Mapping, resume: bool) -> None:
         path = self.folder / "run.json"
-        if resume and path.exists():
-            before = json.loads(path.read_text())
+        before = _settings_of(path)
+        if resume and before is not None:
             changed = [key for key in settings if before.get(key) != json.loads(json.dumps(settings[key]))]
             if changed:
                 raise RunError(f"{self.folder} holds a run with other settings: {', '.join(changed)}; use the same, "
                                "another --out, or leave --resume away to start anew")
             self._read_records()
             return
-        for name in RECORDED:
-            (self.folder / name).unlink(missing_ok=True)
-        for name in ("pictures", "labels", "bag"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        for old in self.folder.glob("frame_*.png"):
-            old.unlink()
+        old = [self.folder / name for name in RECORDED if (self.folder / name).exists()]
+        old += self.folder.glob("frame_*.png")
+        if old and before is None:      # somebody else's files are not ours to delete
+            raise RunError(f"{self.folder} has {', '.join(one.name for one in old)}, but no run.json of a replay that "
+                           "wrote it; name another --out")
+        for one in reversed(old):       # run.json last: until then the folder is known as ours
+            shutil.rmtree(one) if one.is_dir() else one.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_suffix(".tmp")       # run.json is there whole or not at all
         unfinished.write_text(json.dumps(settings, indent=1))
@@ -173,6 +176,15 @@ class Run:
                               t_ref)
                 bag.write("/mss_perception/modality_mask", mask_message(types, record), t_ref)
         return path
+
+
+def _settings_of(path: Path) -> dict | None:
+    """The settings of the replay that wrote a run.json; None when there is none, or another program's."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and content.keys() >= OF_EVERY_RUN else None
 
 
 def _wanted(duration_sec: float, faults: Sequence[Fault]) -> list[float]:

@@ -63,6 +63,8 @@ class Replay:
                  progress: bool = True):
         self.config, self.write_bag, self.report, self.progress = config, write_bag, report, progress
         self.bag = bag_summary(bag)
+        if Path(bag).resolve().is_relative_to(Path(out).resolve()):
+            raise ReplayError(f"--out {out} contains the bag {bag}, which results could overwrite; name another folder")
         self.roles = roles_in(self.bag, config)
         self.schedule = FaultSchedule(faults, seed, {role: role for role in self.roles.values()})
         self.start_ns = min(self.bag.topics[topic].first_ns for topic in self.roles)

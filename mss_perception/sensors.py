@@ -1,7 +1,8 @@
 """What is known of the sensors between messages, and how one sample of each becomes the network's image.
 
 Calibration from camera_info, tf, odometry and the calibration file meets the lanes here; lanes are rebuilt when a
-calibration changes. `learn` and `arrived` may run in one thread while `image` runs in another.
+calibration changes. `learn` and `arrived` may run in one thread while `image` runs in another: `cameras` is replaced as
+a whole and never changed, so whoever takes it once has one calibration for all that belongs together.
 """
 
 from __future__ import annotations
@@ -55,13 +56,13 @@ class Sensors:
     def __init__(self, config: Config, encodings: Mapping[str, Encoding], image_size: tuple[int, int]):
         self.config, self.encodings, self.image_size = config, dict(encodings), image_size
         self.transforms = Transforms(config.fixed_frame)
-        self.cameras: dict[str, Camera] = {}
+        self.cameras: Mapping[str, Camera] = {}
         self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
         self._lanes: dict[str, tuple[tuple, object]] = {}
         self._payloads: dict[str, np.ndarray] = {}
         if config.calibration_file:
             known = calibration.load(config.calibration_file)
-            self.cameras.update(known.cameras)
+            self.cameras = dict(known.cameras)
             for parent, child, T in known.extrinsics:
                 self.transforms.add_static(parent, child, T)
         self._try_lanes()
@@ -94,7 +95,8 @@ class Sensors:
         if name in self._info:
             log.warning("calibration of %s has changed to %d x %d, K = %s", name, camera.width, camera.height,
                         camera.K.ravel().tolist())
-        self.cameras[name], self._info[name] = camera, content
+        self.cameras = {**self.cameras, name: camera}
+        self._info[name] = content
 
     def arrived(self, name: str, message) -> Sample:
         """A data message, before the collector gets it: notice a repeated payload, decode a stream's packet."""
@@ -123,13 +125,13 @@ class Sensors:
 
     # ---------------------------------------------------------------------------------------------------------- images
 
-    def target(self) -> tuple[Camera, tuple[int, int]]:
-        """The target camera, which is the grid of labels, and the (height, width) of the network's images.
+    def target(self, cameras: Mapping[str, Camera]) -> tuple[Camera, tuple[int, int]]:
+        """The target camera of `cameras`, which is the grid of labels, and the (height, width) of the network's images.
 
         Raises LaneInvalid when its intrinsics are not known yet.
         """
         name = self.config.target_camera
-        camera = self.cameras.get(name)
+        camera = cameras.get(name)
         if camera is None:
             raise LaneInvalid(f"no camera_info of the target camera on {self.config.inputs[name].info_topic!r} and no "
                               f"camera {name!r} in calibration_file")
@@ -142,22 +144,26 @@ class Sensors:
             return network_size(self.config, self.image_size, camera)
         return self.config.height or self.image_size[0], self.config.width or self.image_size[1]
 
-    def image(self, name: str, state: InputState, t_ref_ns: int) -> LaneImage:
-        """The matched sample of one input as the network's image. Raises one of INVALID_DATA with the reason."""
-        target, size = self.target()
-        return getattr(self, f"_{name}")(state, t_ref_ns, target, size)
+    def image(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera]) -> LaneImage:
+        """The matched sample of one input as the network's image. Raises one of INVALID_DATA with the reason.
 
-    def _rgb(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
+        cameras: `self.cameras` as it was when work on the set began.
+        """
+        return getattr(self, f"_{name}")(state, t_ref_ns, cameras, *self.target(cameras))
+
+    def _rgb(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
+             size: tuple[int, int]) -> LaneImage:
         pixels = decode_image(state.payload.message)
         if self.config.target_camera != "rgb":
-            own = self._camera("rgb")
+            own = self._camera("rgb", cameras)
             if own.frame_id != target.frame_id or not same_view(own, target):
                 raise LaneInvalid(f"a colour image cannot be moved from {own.frame_id!r} to the target camera "
                                   f"{target.frame_id!r} without its depth; make rgb the target_camera")
         return self._lane("rgb", target, size)(pixels)
 
-    def _depth(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
-        message, camera = state.payload.message, self._camera("depth")
+    def _depth(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
+               size: tuple[int, int]) -> LaneImage:
+        message, camera = state.payload.message, self._camera("depth", cameras)
         pixels = decode_image(message)
         frame = self._frame("depth", message, camera)
         if frame == target.frame_id:    # one device: a few milliseconds of driving are not worth a registration
@@ -165,17 +171,19 @@ class Sensors:
         motion, _ = self.transforms.moved(target.frame_id, frame, None, stamp_ns(message.header), t_ref_ns)
         return self._lane("depth", target, size)(pixels, camera, motion.T[0])
 
-    def _lidar(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
+    def _lidar(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
+               size: tuple[int, int]) -> LaneImage:
         cloud = decode_cloud(state.payload.message)
         frame = self._frame("lidar", state.payload.message)
         motion, deskewed = self.transforms.moved(target.frame_id, frame, point_times_ns(cloud), cloud.stamp_ns,
                                                  t_ref_ns)
         return self._lane("lidar", target, size)(cloud, motion, deskewed)
 
-    def _event(self, state: InputState, t_ref_ns: int, target: Camera, size: tuple[int, int]) -> LaneImage:
+    def _event(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
+               size: tuple[int, int]) -> LaneImage:
         if broken := next((sample.error for sample in state.payload if sample.error), ""):
             raise LaneInvalid(broken)
-        camera = self._camera("event")
+        camera = self._camera("event", cameras)
         T = self.transforms.lookup(target.frame_id, self._frame("event", None, camera))
         lane = self._lane("event", target, size, camera, T, self.config.event_plane_depth_m)
         # The collector has chosen the packets; the lane sees these and no others, live and in replay alike.
@@ -185,11 +193,11 @@ class Sensors:
         offset_ns = nanoseconds(self.config.inputs["event"].offset_sec)
         return lane.window(t_ref_ns + offset_ns, state.stamp_ns, state.coverage)
 
-    def _camera(self, name: str) -> Camera:
-        if name not in self.cameras:
+    def _camera(self, name: str, cameras: Mapping[str, Camera]) -> Camera:
+        if name not in cameras:
             raise LaneInvalid(f"no camera_info on {self.config.inputs[name].info_topic!r} and no camera {name!r} in "
                               "calibration_file")
-        return self.cameras[name]
+        return cameras[name]
 
     def _frame(self, name: str, message, camera: Camera | None = None) -> str:
         """The frame of the data: as configured, else the camera's, else the message's."""

@@ -216,6 +216,31 @@ def test_a_new_calibration_moves_the_points(stream, runtime):
     assert np.array_equal(after[3].images["lidar"], before[3].images["lidar"])
 
 
+def test_a_calibration_that_comes_while_a_set_is_in_work_is_for_the_next_set(stream, runtime):
+    """Live, camera_info arrives on another thread: here between two lanes, and while the network runs."""
+    info = next(message for role, _, message in stream if role == "rgb/info")
+    half = copy.copy(info)
+    half.width, half.height, half.k = boxes.WIDTH // 2, boxes.HEIGHT // 2, np.array(info.k) / 2
+    half.k[8] = 1
+    outputs = []
+    pipeline = Pipeline(Config(), runtime, outputs.append, synchronous=True)
+    image, infos = pipeline.sensors.image, itertools.cycle([half, info])
+
+    def interrupted(name, *arguments):
+        result = image(name, *arguments)
+        if name in ("rgb", "depth"):
+            pipeline.sensors.learn("rgb/info", next(infos))
+        return result
+
+    pipeline.sensors.image = interrupted
+    feed(pipeline, [entry for entry in stream if entry[0] != "rgb/info" or entry[1] < boxes.START_NS + 150_000_000])
+    done = [output for output in outputs if not output.dropped]
+    assert len(done) > 10 and all(all(output.mask.values()) for output in done)
+    for output in done:
+        assert output.camera == boxes.camera() and output.labels.shape == (boxes.HEIGHT, boxes.WIDTH)
+        assert output.inputs["lidar"]["points_in_image"] > 1000
+
+
 # ------------------------------------------------------------------------------------------------------------- faults
 
 @pytest.mark.parametrize("fault, mask, states", [

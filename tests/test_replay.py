@@ -178,7 +178,7 @@ def whole_run(recording, tmp_path_factory) -> tuple[Path, dict]:
 
 
 def files(folder: Path, pattern: str) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob(pattern)}
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob(pattern) if path.is_file()}
 
 
 @pytest.mark.parametrize("lines, tail", [(0, ""), (7, '{"t_ref": 17000000'), (100, "")])
@@ -208,6 +208,20 @@ def test_without_resume_an_old_run_is_replaced(recording, tmp_path):
     run(recording, tmp_path, write_bag=True)
     run(recording, tmp_path, limit_sec=0.6)
     assert len(frames(tmp_path)) < 8 and not (tmp_path / "bag").exists()
+
+
+def test_files_of_others_are_never_deleted(recording, tmp_path):
+    session = tmp_path / "session"
+    shutil.copytree(recording[0], session / "bag")
+    with pytest.raises(ReplayError, match="contains the bag"):
+        run((session / "bag", recording[1]), session)
+    assert files(session / "bag", "*") == files(recording[0], "*")
+    (session / "labels").mkdir()
+    (session / "labels" / "mine.png").write_bytes(b"hours of work")
+    (session / "run.json").write_text('{"speed": 3}')           # of another program
+    with pytest.raises(RunError, match=r"has run\.json, labels, bag, but no run\.json of a replay"):
+        run(recording, session)
+    assert (session / "labels" / "mine.png").exists() and files(session / "bag", "*") == files(recording[0], "*")
 
 
 # ------------------------------------------------------------------------------------------------------ command line

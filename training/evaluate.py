@@ -102,7 +102,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--split", choices=SPLITS, default="test")
     parser.add_argument("--limit", type=int, help="score so many frames, evenly spread over the split")
-    parser.add_argument("--ship", type=Path, metavar="FILE", help="write the checkpoint here with these scores in its card")
+    parser.add_argument("--ship", type=Path, metavar="FILE",
+                        help="write the checkpoint here with these scores in its card")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16")
