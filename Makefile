@@ -28,5 +28,5 @@ $(READY): setup.py constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs build dist *.egg-info ros2_ws/build ros2_ws/install ros2_ws/log
+	rm -rf $(VENV) runs/demo build dist *.egg-info ros2_ws/build ros2_ws/install ros2_ws/log
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

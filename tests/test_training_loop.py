@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import os
 import re
 import resource
 import signal
-import threading
 
 import numpy as np
 import pytest
@@ -162,16 +161,22 @@ def test_non_finite_loss_names_the_batch(tree, tmp_path):
     assert not (tmp_path / "run/state.pt").exists()
 
 
-def test_ctrl_c_leaves_a_whole_state(tree, tmp_path):
+def test_ctrl_c_leaves_a_whole_state(tree, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     recipe = dataclasses.replace(DEBUG, iterations=100_000, eval_every=100_000)
-    timer = threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    step, calls = training.step, itertools.count(1)
+
+    def interrupted(*arguments):
+        if next(calls) == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "step", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"stopped after iteration \d+; go on with --resume"):
         train(recipe, tree, tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is before
     state = torch.load(tmp_path / "run/state.pt", weights_only=True)
-    assert state["iteration"] == len((tmp_path / "run/log.jsonl").read_text().splitlines()) > 0
+    assert state["iteration"] == len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 3
     assert not list((tmp_path / "run").glob("*.tmp"))
 
 
