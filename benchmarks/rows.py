@@ -74,14 +74,14 @@ def event_accumulation() -> Row:
     p, t = rng.integers(0, 2, 1_000_000).astype(bool), np.sort(rng.integers(0, 50_000_000, 1_000_000))
     own = Camera(640, 480, np.array([[400.0, 0, 320], [0, 400, 240], [0, 0, 1]]), frame_id="event")
     lane = EventLane(DEFAULT_ENCODINGS["event"], own, 480, 640, own, np.eye(4))
-    lane.push(messages.Events(x, y, t, p, 0, 50_000_000, 640, 480))
+    packets = [messages.Events(x, y, t, p, 0, 50_000_000, 640, 480)]
 
     def peer() -> np.ndarray:
         index = (y.astype(np.int64) * 640 + x) * 2 + ~p
         return np.bincount(index, minlength=480 * 640 * 2).reshape(480, 640, 2)
 
-    return Row("events: 1 M, 640 x 480 -> counts image", "numpy.bincount", lambda: lane.window(50_000_000).image, peer,
-               0.5)
+    return Row("events: 1 M, 640 x 480 -> counts image", "numpy.bincount", lambda: lane(packets, 50_000_000).image,
+               peer, 0.5)
 
 
 def image_decoding() -> Row:

@@ -217,16 +217,21 @@ class Collector:
         if self.on_reset is not None:
             self._call(self.on_reset, reason)
 
-    def clock_jumped(self) -> None:
-        """The node's clock was set back or its kind changed (ROS time jump callback)."""
-        self.reset("the clock jumped")
+    def silent(self, now_ns: int) -> set[str]:
+        """The inputs of which nothing timely has come for missing_after periods and a deadline.
+
+        Inactivity is a matter of sets; this shows also when all have died, so that there are no more sets.
+        """
+        return {name for name, one in self._inputs.items() if one.silent(now_ns - self._deadline())}
 
     def status(self) -> dict:
-        """A snapshot for diagnostics; times in ns, `tick_source` is the input of the newest tick."""
+        """A snapshot for diagnostics; times in ns, `tick_source` is the input of the newest tick, `rejected` are the
+        samples since the last accepted one, by reason."""
         return {
             "epoch": self.epoch, "pending": len(self._pending), **self.counters, "dropped": dict(self.dropped),
             "tick_source": self._newest.source if self._newest else None,
-            "inputs": {name: {"active": one.active, "period_ns": one.period if one.steps else None,
+            "inputs": {name: {"active": one.active, "rejected": dict(one.rejected),
+                              "period_ns": one.period if one.steps else None,
                               "newest_ns": None if one.watermark is None else one.watermark + one.offset,
                               "queued": len(one.samples), "queued_bytes": one.bytes, **one.counters}
                        for name, one in self._inputs.items()},
@@ -253,6 +258,7 @@ class Collector:
                 one, objection = self._inputs[name], None
         if objection is not None:
             one.counters[objection] += 1
+            one.rejected[objection] += 1
         else:
             sample.begin, sample.t = sample.begin - one.offset, sample.t - one.offset
             timely = self._timely(sample.t, now)

@@ -17,6 +17,9 @@ import yaml
 
 from mss_models.modality import MODALITIES
 
+NODE = "mss_perception"
+ROS_ONLY = ("use_sim_time", "autostart", "qos_overrides")   # parameters of the node that mean nothing to the pipeline
+
 
 class ConfigError(ValueError):
     """A parameter is unknown, of the wrong type or out of range. The message names it, its value and what is right."""
@@ -180,7 +183,11 @@ class Config:
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Config:
-        """Read a ROS 2 parameter file (`node: ros__parameters: ...`) or a plain mapping of the same names."""
+        """Read a ROS 2 parameter file (`node: ros__parameters: ...`) or a plain mapping of the same names.
+
+        Of a parameter file the sections count that a node named mss_perception, in any namespace, would take: those of
+        wildcards first, those of its name over them.
+        """
         path = Path(path)
         try:
             content = yaml.safe_load(path.read_text())
@@ -190,12 +197,17 @@ class Config:
             raise ConfigError(f"configuration {path} is not YAML: {error}") from error
         if not isinstance(content, Mapping):
             raise ConfigError(f"configuration {path} holds {type(content).__name__}, not a mapping of parameters")
-        for section in content.values():
-            if isinstance(section, Mapping) and "ros__parameters" in section:
-                content = section["ros__parameters"]
-                break
-        ros_only = ("use_sim_time", "autostart", "qos_overrides", "model_log")
-        return cls.from_mapping({k: v for k, v in content.items() if k not in ros_only})
+        sections = {str(name): section["ros__parameters"] for name, section in content.items()
+                    if isinstance(section, Mapping) and isinstance(section.get("ros__parameters"), Mapping)}
+        values = dict(flatten(content))
+        if sections:
+            general = [one for name, one in sections.items() if name.rpartition("/")[2] in ("*", "**")]
+            own = [one for name, one in sections.items() if name.rpartition("/")[2] == NODE]
+            if not general + own:
+                raise ConfigError(f"configuration {path} has parameters of {', '.join(sections)}, none of {NODE} or "
+                                  "/**")
+            values = dict(item for one in general + own for item in flatten(one))
+        return cls.from_mapping({k: v for k, v in values.items() if k.partition(".")[0] not in ROS_ONLY})
 
 
 def flatten(values: Mapping[str, Any], prefix: str = ""):

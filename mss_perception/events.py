@@ -1,13 +1,12 @@
 """Event lane: ON and OFF counts over a time window, in the target camera's view.
 
 `messages.decode_events` reads the formats that need no memory. A decoder that keeps state between packets (evt3 and
-libcaer_cmp of event_camera_msgs) belongs in this file: it turns every packet, needed or not, into Events for `push`.
+libcaer_cmp of event_camera_msgs) belongs in this file: it turns every packet, needed or not, into Events.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -19,64 +18,35 @@ from mss_perception.messages import Events
 
 
 class EventLane:
-    """Keeps the last events and counts them in the target camera's image of (height, width).
+    """Events of a time window, counted in the target camera's image of (height, width). Stateless between calls.
 
     encoding 'on_off_counts': see mss_models.modality.DEFAULT_ENCODINGS. camera: the event camera, T_target_event (4, 4)
     its place. plane_depth_m: depth in front of the target at which events are taken to lie; 0 or inf is infinitely far,
-    where only the rotation between the cameras counts. keep_sec and max_events bound what is kept.
-    `push` and `window` may be called from two threads. Raises ValueError for another encoding.
+    where only the rotation between the cameras counts. Raises ValueError for another encoding.
     """
 
     def __init__(self, encoding: Encoding, target: Camera, height: int, width: int, camera: Camera,
-                 T_target_event: np.ndarray, plane_depth_m: float = 0.0, keep_sec: float = 2.0,
-                 max_events: int = 5_000_000):
+                 T_target_event: np.ndarray, plane_depth_m: float = 0.0):
         require(encoding, "event", "on_off_counts")
         self.camera, self.height, self.width = camera, height, width
         self.window_ns = round(float(encoding.params.get("window_sec", 0.05)) * 1e9)
         self.gain = float(encoding.params.get("gain", 40.0))
-        self.keep_ns, self.max_events = int(keep_sec * 1e9) + self.window_ns, max_events
-        self.overflowed = 0         # events dropped because there were more than max_events: data loss
         self._starts, self._sources = pixel_sources(target, height, width, camera, T_target_event, plane_depth_m)
-        self._packets: deque[Events] = deque()
-        self._kept = 0
-        self._newest_ns = 0
-        self._lock = threading.Lock()
         # Compile now, not while the first window waits.
-        self.push(Events(*(np.zeros(1, kind) for kind in (np.uint16, np.uint16, np.int64, np.bool_)), 0, 0))
-        self.window(0)
-        self.reset()
+        self([Events(*(np.zeros(1, kind) for kind in (np.uint16, np.uint16, np.int64, np.bool_)), 0, 0)], 0)
 
-    def push(self, events: Events) -> None:
-        """Keep a packet's events. Older ones than `keep_sec` are let go."""
-        with self._lock:
-            self._packets.append(events)
-            self._kept += len(events)
-            self._newest_ns = max(self._newest_ns, events.end_ns)
-            while self._packets and self._packets[0].end_ns < self._newest_ns - self.keep_ns:
-                self._kept -= len(self._packets.popleft())
-            while self._kept > self.max_events and len(self._packets) > 1:
-                lost = len(self._packets.popleft())
-                self._kept -= lost
-                self.overflowed += lost
+    def __call__(self, packets: Iterable[Events], t_ref_ns: int, until_ns: int | None = None,
+                 coverage: float = 1.0) -> LaneImage:
+        """Counts of the packets' events with t in [t_ref_ns - window_sec, t_ref_ns], in the event camera's clock.
 
-    def reset(self) -> None:
-        """Forget all events, after a jump of the clock or for another stream."""
-        with self._lock:
-            self._packets.clear()
-            self._kept = self._newest_ns = 0
-
-    def window(self, t_ref_ns: int, until_ns: int | None = None, coverage: float = 1.0) -> LaneImage:
-        """Counts of the events with t in [t_ref_ns - window_sec, t_ref_ns], in the event camera's clock.
-
-        until_ns: leave out events after this too, so that a set that was decided when the stream was known up to there
-        looks the same however late it is computed. coverage: fraction of the window that was received, passed on.
+        packets: those that overlap the window, in any order; others do no harm. until_ns: leave out events after this
+        too, so that a set that was decided when the stream was known up to there looks the same however late it is
+        computed. coverage: fraction of the window that was received, passed on.
         figures: events, on, off (in the event camera's own pixels), coverage. A window without events is valid: nothing
         moved. Counts are clipped, never wrapped.
         """
         begin_ns = t_ref_ns - self.window_ns
         end_ns = t_ref_ns if until_ns is None else min(t_ref_ns, until_ns)
-        with self._lock:
-            packets = [one for one in self._packets if one.end_ns >= begin_ns and one.begin_ns <= end_ns]
         # counts (He, We, 2) int32: ON, OFF; a window of 2**31 events does not fit into memory.
         counts = np.zeros((self.camera.height, self.camera.width, 2), np.int32)
         on = off = 0

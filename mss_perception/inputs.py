@@ -87,6 +87,7 @@ class Input:
         self.timely_t: int | None = None                # the newest of them
         self.heard: int | None = None                   # and when it came
         self.back = 0                                   # samples in a row from before a backward jump
+        self.rejected: Counter = Counter()              # by reason, since the last accepted sample
         self.came_late = False                          # since the last emission
         self.missed: deque[int] = deque(maxlen=REMEMBERED_MISSES)   # emitted ticks that went without this input
         self.misses_before_first = 0                    # sets emitted before its first timely sample
@@ -111,6 +112,7 @@ class Input:
         t = sample.t
         self.counters["accepted"] += 1
         self.back = 0
+        self.rejected.clear()
         self.store(sample)
         if self.watermark is None or t > self.watermark:
             if self.watermark is not None:

@@ -27,16 +27,24 @@ from mss_perception.sensors import INVALID_DATA, Sensors, packet_span, payload_o
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 300        # sets over which diagnostics give rates and percentiles
+REMEMBERED = 300        # sets over which diagnostics give percentiles
+RATE_SEC = 5.0          # over which they give the rate of outputs
+TRACEBACK_SEC = 10.0    # between two tracebacks of one and the same failure
+REJECTED = {            # the collector's name -> what it means and what to do
+    "zero": "stamps are zero; the driver must set header.stamp",
+    "inverted": "packets end before they begin; check the events' times",
+    "future": "stamps are in the future; check time synchronisation",
+    "back": "stamps went back in time; check time synchronisation",
+}
 
 
 @dataclass
 class Output:
     """What became of one set. Times are ns; images, points and labels are None or empty when it was `dropped`.
 
-    mask: input -> used by the network. inputs: input -> state (str), stamp_delta and age (ns), coverage, reason,
-    frozen, and the lane's own figures; what is not known is left out. labels, confidence: uint8 (Hc, Wc) on the target
-    camera's grid.
+    mask: input -> used by the network. inputs: input -> state (str), stamp, stamp_delta and age (ns), coverage,
+    reason, frozen, and the lane's own figures; what is not known is left out. labels, confidence: uint8 (Hc, Wc) on the
+    target camera's grid.
     images: input -> uint8 (H, W, 3) as the network saw it, for the inputs in the mask. points: columns x y z (float32
     metres in frame_id), label and confidence (uint8) of the points that the camera sees. latency_ms: stage ->
     milliseconds. dropped: the reason why there is no output, or None.
@@ -56,10 +64,6 @@ class Output:
     confidence: np.ndarray | None = None
     points: dict[str, np.ndarray] | None = None
     dropped: str | None = None
-
-    @property
-    def points_frame_id(self) -> str:
-        return self.frame_id
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -91,6 +95,9 @@ class Pipeline:
         if not set(config.collector.tick_source) & set(enabled):
             raise ConfigError(f"tick_source {config.collector.tick_source} has no input that is enabled and that the "
                               f"network knows; those are: {', '.join(enabled) or 'none'}")
+        if config.collector.min_modalities > len(enabled):
+            raise ConfigError(f"min_modalities = {config.collector.min_modalities} exceeds the {len(enabled)} inputs "
+                              f"that are enabled and that the network knows: {', '.join(enabled)}")
         encodings = {name: runtime.encodings[name] for name in enabled}
         self.sensors = Sensors(config, encodings, runtime.image_size)
         windows = {"event": nanoseconds(float(encodings["event"].params.get("window_sec", 0.05)))} \
@@ -102,7 +109,10 @@ class Pipeline:
         self._outputs = 0
         self._dropped: Counter = Counter()
         self._recent: deque[tuple[float, Output]] = deque(maxlen=REMEMBERED)
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, str] = {}          # input -> why it is INVALID, as of the newest set
+        self._frozen: set[str] = set()              # inputs whose newest payload is the one before's
+        self._now_ns = 0                            # the newest now_ns
+        self._last_error, self._logged_error = "", 0.0
         self._failure: Exception | None = None      # raised by the caller of a synchronous pipeline
         self._waiting: deque[tuple[float, SensorSet]] = deque()
         self._room = 1 if config.collector.compute_policy == "latest" else config.collector.max_pending
@@ -121,11 +131,12 @@ class Pipeline:
         role: an input's name, `<input>/info`, 'odom', 'tf' or 'tf_static'. now_ns: a steady clock, or the bag's receive
         time. clock_ns: the clock that stamps are of, when it runs; without it no stamp is rejected as future.
         """
+        self._now_ns = now_ns
         try:
             if role in self.inputs:
                 self._collect(role, message, now_ns, clock_ns)
             elif role in ("odom", "tf", "tf_static") or role.endswith("/info"):
-                self._learn(role, message)
+                self._learn(role, message, clock_ns)
         except Exception:  # a bug must cost this message, not the node
             if self.synchronous:
                 raise
@@ -135,7 +146,7 @@ class Pipeline:
 
     def _collect(self, name: str, message, now_ns: int, clock_ns: int | None) -> None:
         sample = self.sensors.arrived(name, message)
-        self.warnings[f"{name}_frozen"] += sample.frozen
+        self._note_frozen(name, sample.frozen)
         self.warnings[f"{name}_undecodable"] += bool(sample.error)
         nbytes = len(payload_of(message))
         if name in self.collector.windows:
@@ -144,17 +155,33 @@ class Pipeline:
         else:
             self.collector.add(name, stamp_ns(message.header), sample, now_ns, nbytes, clock_ns)
 
-    def _learn(self, role: str, message) -> None:
+    def _note_frozen(self, name: str, frozen: bool) -> None:
+        if not frozen:
+            self._frozen.discard(name)
+            return
+        self.warnings[f"{name}_frozen"] += 1
+        if name not in self._frozen:                # once, until it changes again
+            log.warning("%s repeats an identical payload under new stamps", name)
+        self._frozen.add(name)
+
+    def _learn(self, role: str, message, clock_ns: int | None) -> None:
         try:
-            self.sensors.learn(role, message)
+            self.sensors.learn(role, message, clock_ns)
         except INVALID_DATA as error:
             if not self.warnings[f"{role}_invalid"]:
                 log.warning("%s is not used: %s", role, error)
             self.warnings[f"{role}_invalid"] += 1
 
     def poll(self, now_ns: int) -> None:
-        """Time has passed; deadlines up to now_ns take effect. In replay: before each message."""
-        self.collector.advance(now_ns)
+        """Time has passed; deadlines up to now_ns take effect. In replay: before each message.
+
+        Replay meets each deadline at its very time. Live, a set is emitted when it is, and its wait says so.
+        """
+        self._now_ns = now_ns
+        if self.synchronous:
+            self.collector.advance(now_ns)
+        else:
+            self.collector.poll(now_ns)
         self._raise_failure()
 
     def flush(self, now_ns: int) -> None:
@@ -194,6 +221,8 @@ class Pipeline:
 
     def _on_reset(self, reason: str) -> None:
         self.sensors.reset()
+        self._reasons.clear()
+        self._frozen.clear()
 
     def _work(self) -> None:
         """The inference thread."""
@@ -217,8 +246,8 @@ class Pipeline:
                 return
             try:
                 output = self.process(sensor_set)
-            except Exception:  # a bug or a device's failure costs this set, never the node
-                log.exception("set at %d is dropped", sensor_set.t_ref_ns)
+            except Exception as error:  # a bug or a device's failure costs this set, never the node
+                self._log_error(sensor_set, error)
                 output = _empty_output(sensor_set)
                 output.dropped = "error"
             if queued_ms is not None:
@@ -236,6 +265,15 @@ class Pipeline:
             else:
                 self.warnings["output_errors"] += 1
                 log.exception("output at %d failed", sensor_set.t_ref_ns)
+
+    def _log_error(self, sensor_set: SensorSet, error: Exception) -> None:
+        """With its traceback; not again and again when every set fails alike."""
+        text, now = f"{type(error).__name__}: {error}", time.monotonic()
+        if text == self._last_error and now - self._logged_error < TRACEBACK_SEC:
+            return
+        self._last_error, self._logged_error = text, now
+        log.exception("set at %d is dropped; %d were dropped for errors before", sensor_set.t_ref_ns,
+                      self._dropped["error"])
 
     def _count(self, dropped: str) -> None:
         with self._lock:
@@ -258,6 +296,7 @@ class Pipeline:
         # Each matched sample becomes an image in the target camera's view; what cannot is INVALID, with the reason.
         for name, state in sensor_set.inputs.items():
             if not state.present:
+                self._reasons.pop(name, None)
                 continue
             samples = state.payload if isinstance(state.payload, tuple) else (state.payload,)
             frozen = any(sample.frozen for sample in samples)
@@ -319,17 +358,22 @@ class Pipeline:
 
     def diagnostics(self) -> dict:
         """Everything for the 1 Hz summary. `level` is 'OK', 'WARN', 'ERROR' or 'STALE', `message` says why."""
-        status = self.collector.status()
+        status, silent = self.collector.status(), self.collector.silent(self._now_ns)
         with self._lock:
             recent = list(self._recent)
         last = recent[-1][1] if recent else None
-        times = [when for when, output in recent if not output.dropped]
-        rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0
-        inputs = {name: {**one, "state": last.inputs[name]["state"] if last else "STALE",
-                         "reason": self._reasons.get(name, ""),
-                         "rate_hz": 1e9 / one["period_ns"] if one["period_ns"] else 0.0}
-                  for name, one in status["inputs"].items()}
-        level, message = self._level(status, last)
+        now = time.monotonic()
+        times = [when for when, output in recent if not output.dropped and now - when < RATE_SEC]
+        rate = (len(times) - 1) / (now - times[0]) if len(times) > 1 else 0.0
+        inputs = {}
+        for name, one in status["inputs"].items():
+            rejected = one.pop("rejected")
+            active = one["active"] and name not in silent
+            inputs[name] = {**one, "active": active,
+                            "state": "STALE" if name in silent or last is None else last.inputs[name]["state"],
+                            "reason": self._reasons.get(name) or ("" if active else _rejection(rejected)),
+                            "rate_hz": 1e9 / one["period_ns"] if one["period_ns"] else 0.0}
+        level, message = self._level(inputs, last)
         return {
             "level": level, "message": message, "model_id": self.runtime.model_id, "epoch": status["epoch"],
             "tick_source": status["tick_source"], "ticks": self.ticks, "outputs": self.outputs,
@@ -338,18 +382,30 @@ class Pipeline:
             "latency_ms": scoring.latencies([vars(output) for _, output in recent if not output.dropped]),
         }
 
-    def _level(self, status: dict, last: Output | None) -> tuple[str, str]:
-        active = [name for name, one in status["inputs"].items() if one["active"] and one["newest_ns"] is not None]
+    def _level(self, inputs: dict[str, dict], last: Output | None) -> tuple[str, str]:
+        active = [name for name, one in inputs.items() if one["active"]]
+        reasons = "".join(f"; {name}: {one['reason']}" for name, one in inputs.items() if one["reason"])
         if not active:
-            return "STALE", "no input"
+            return "STALE", "no input" + reasons
+        if not set(self.config.collector.tick_source) & set(active):
+            sources = ", ".join(self.config.collector.tick_source)
+            return "ERROR", f"no reference: none of tick_source {sources} is there to open sets{reasons}"
         if last is not None and last.dropped:
-            return "ERROR", f"sets are dropped: {last.dropped}" + "".join(
-                f"; {name}: {reason}" for name, reason in list(self._reasons.items()))
-        missing = [name for name in self.inputs if name not in active]
-        invalid = [f"{name} is invalid ({reason})" for name, reason in list(self._reasons.items())]
-        if missing or invalid:
-            return "WARN", "running without " + ", ".join(missing + invalid)
+            return "ERROR", f"sets are dropped: {last.dropped}" + reasons
+        without = [name + (f" ({one['reason']})" if one["reason"] else "") for name, one in inputs.items()
+                   if not one["active"] or one["reason"]]
+        frozen = [f"{name} repeats an identical payload" for name in inputs if name in self._frozen]
+        if without or frozen:
+            return "WARN", "; ".join((["running without " + ", ".join(without)] if without else []) + frozen)
         return "OK", "all inputs are active"
+
+
+def _rejection(rejected: dict[str, int]) -> str:
+    """Why nothing of an input is accepted, in words; '' when it is. rejected: by the collector's reasons."""
+    if not rejected:
+        return ""
+    worst = max(rejected, key=rejected.get)
+    return f"{rejected[worst]} messages rejected: {REJECTED[worst]}"
 
 
 def _empty_output(sensor_set: SensorSet) -> Output:
@@ -363,7 +419,7 @@ def _empty_output(sensor_set: SensorSet) -> Output:
 
 def summary(state: InputState) -> dict:
     """An input's state in plain values; None is left out."""
-    values = {"state": state.state.value, "stamp_delta": state.delta_ns, "age": state.age_ns,
+    values = {"state": state.state.value, "stamp": state.stamp_ns, "stamp_delta": state.delta_ns, "age": state.age_ns,
               "coverage": state.coverage, "reason": state.reason or None}
     return {key: value for key, value in values.items() if value is not None}
 

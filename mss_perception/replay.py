@@ -66,8 +66,8 @@ class Replay:
         if Path(bag).resolve().is_relative_to(Path(out).resolve()):
             raise ReplayError(f"--out {out} contains the bag {bag}, which results could overwrite; name another folder")
         self.roles = roles_in(self.bag, config)
-        self.schedule = FaultSchedule(faults, seed, {role: role for role in self.roles.values()})
-        self.start_ns = min(self.bag.topics[topic].first_ns for topic in self.roles)
+        self.schedule = FaultSchedule(faults, seed, self.roles)
+        self.start_ns = self.bag.start_ns       # as for a player, whatever the first message is
         self.end_ns = max(self.bag.topics[topic].last_ns for topic in self.roles)
         if limit_sec is not None:
             self.end_ns = min(self.end_ns, self.start_ns + round(limit_sec * SECOND))
@@ -90,14 +90,13 @@ class Replay:
 
     def __call__(self) -> dict:
         """Replay, write the results, and return the content of metrics.json."""
-        topics = {role: topic for topic, role in self.roles.items()}
         now_ns = self.start_ns
         self._calibrate()
         with self.run:
-            for role, now_ns, message in self.schedule.apply(self._messages(), self.start_ns):
-                self.counts[topics[role]]["received"] += 1
+            for topic, now_ns, message in self.schedule.apply(self._messages(), self.start_ns):
+                self.counts[topic]["received"] += 1
                 self.pipeline.poll(now_ns)
-                self.pipeline.receive(role, message, now_ns, clock_ns=now_ns)
+                self.pipeline.receive(self.roles[topic], message, now_ns, clock_ns=now_ns)
             self.pipeline.flush(now_ns)
         for fault, touched in zip(self.schedule.faults, self.schedule.touched, strict=True):
             if not touched:
@@ -121,7 +120,7 @@ class Replay:
                 break
 
     def _messages(self) -> Iterator[tuple[str, int, object]]:
-        """(role, receive time, message) of the bag up to the limit, before any fault."""
+        """(topic, receive time, message) of the bag up to the limit, before any fault."""
         layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<{remaining}]"
         with tqdm(total=self.duration_sec, desc="replay", bar_format=layout, disable=not self.progress) as bar:
             for topic, receive_ns, message in read_bag(self.bag.path, list(self.roles)):
@@ -132,21 +131,37 @@ class Replay:
                 self.counts[topic]["sent"] += 1
                 if role in self.stamps:
                     self.stamps[role].append(stamp_ns(message.header))
-                yield role, receive_ns, message
+                yield topic, receive_ns, message
 
     def _output(self, output: Output) -> None:
         truth = None if output.dropped else self.truth.at(output.t_ref_ns, output.epoch)
-        if truth is not None and truth.shape != output.labels.shape:
-            raise ReplayError(f"labels on {self.truth.topic} have {truth.shape[1]} x {truth.shape[0]} pixels, the "
-                              f"target camera {output.labels.shape[1]} x {output.labels.shape[0]}")
+        if truth is not None:
+            self._check_truth(truth, output.labels)
         self.run.add(output, truth)
+
+    def _check_truth(self, truth: np.ndarray, labels: np.ndarray) -> None:
+        if truth.shape != labels.shape:
+            raise ReplayError(f"labels on {self.truth.topic} have {truth.shape[1]} x {truth.shape[0]} pixels, the "
+                              f"target camera {labels.shape[1]} x {labels.shape[0]}")
+        known = self.runtime.labels
+        foreign = truth[(truth >= len(known)) & (truth != known.ignore_id)]
+        if foreign.size:
+            raise ReplayError(f"labels on {self.truth.topic} hold the id {foreign.max()}; the network's label set "
+                              f"{known.name} has 0 to {len(known) - 1}, and {known.ignore_id} to ignore. Map them, or "
+                              "name another --topic labels=TOPIC")
+
+    def expected_masks(self) -> scoring.ExpectedMasks:
+        """What the masks should be, once the bag has been read."""
+        event = self.runtime.encodings.get("event")
+        window = {"window_sec": float(event.params["window_sec"])} if event and "window_sec" in event.params else {}
+        return scoring.ExpectedMasks(self.schedule.faults, self.config, self.start_ns, self.stamps, **window)
 
     def _conclude(self) -> dict:
         """metrics.json, report.html, the pictures, the bag."""
         faults, labels = self.schedule.faults, self.runtime.labels
         metrics = scoring.build_metrics(
             self.run.records, ticks=self.pipeline.ticks, dropped=self.pipeline.dropped, messages=self.counts,
-            expected=scoring.ExpectedMasks(faults, self.config, self.start_ns, self.stamps), label_set=labels)
+            expected=self.expected_masks(), label_set=labels)
         (self.run.folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
         if self.write_bag:
             self.run.write_bag()

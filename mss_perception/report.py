@@ -106,7 +106,7 @@ def _headline(report: Report) -> str:
     tiles.append(("Dropped", f"{dropped:,}", reasons or "none", "bad" if dropped else "good"))
     checked = metrics.get("mask_checked", 0)
     tiles.append(("Masks wrong", f"{metrics['mask_wrong']:,}" if checked else "–",
-                  f"of {checked:,} frames outside transitions" if checked else "not checked",
+                  f"of {checked:,} frames that can be judged" if checked else "not checked",
                   "bad" if metrics["mask_wrong"] else "good" if checked else ""))
     if compute:
         tiles.append(("Compute per frame", f"{np.percentile(compute, 50):.0f}",

@@ -32,74 +32,95 @@ class ExpectedMasks:
     knows the recording and the schedule only, nothing of what the collector did.
 
     start_ns: zero of the fault times. stamps: input -> stamps (ns) of the messages before any fault, in any order.
+    window_sec: of the event window, as the network's encoding has it.
     """
 
-    def __init__(self, faults: Sequence[Fault], config: Config, start_ns: int, stamps: Mapping[str, Iterable[int]]):
-        self.config = config
-        self.start_ns = start_ns
-        self.faults = [fault for fault in faults if fault.role in config.inputs]
-        self.stamps = {name: sorted(stamps.get(name, ())) for name, one in config.inputs.items() if one.enabled}
-        self.periods = {name: self._period(name) for name in self.stamps}
+    def __init__(self, faults: Sequence[Fault], config: Config, start_ns: int, stamps: Mapping[str, Iterable[int]],
+                 window_sec: float = 0.05):
+        self.config, self.start_ns = config, start_ns
+        self.faults = [fault for fault in faults if fault.role in config.inputs and _removes(fault, config)]
+        self.all_stamps = {name: sorted(stamps.get(name, ())) for name, one in config.inputs.items() if one.enabled}
+        self.stamps = {name: [stamp for stamp in known if not self._removed(name, (stamp - start_ns) / SECOND)]
+                       for name, known in self.all_stamps.items()}
+        self.spacing = {name: float(np.median(np.diff(np.unique(known)))) if len(set(known)) > 1 else 0.0
+                        for name, known in self.all_stamps.items()}
+        # A stream's own period is that of its windows: one must empty until it is missed and fill until it is back.
+        self.periods = {name: max(period, window_sec * SECOND) if name == "event" else period
+                        for name, period in self.spacing.items()}
+        self.transitions = {name: self._transitions(name) for name in self.stamps}
 
-    def __call__(self, t_ref_ns: int) -> dict[str, bool] | None:
-        """Input -> expected mask; None while some input is in transition.
+    def __call__(self, t_ref_ns: int) -> dict[str, bool | None]:
+        """Input -> expected mask; None while the input is in transition, where either is right.
 
-        Transition is: up to one period after a fault's start, up to recover_after + 1 periods after its end, and as
-        long before either as the input's tolerance lets a sample of the other side be the match. An input whose very
-        first sample comes when no set waits for it any more is in transition like one after a fault. One that is
-        there from the start is judged from the start; a stream, whose window must fill, from one period on.
+        Where all samples near t_ref are removed by a fault, the mask is 0 from the first frame on. Where some are left,
+        it may be either up to one period after the fault's start and up to recover_after + 1 periods after its end (or,
+        a frame that has no sample but one after the end, that much before it). An input whose very first sample comes
+        when no set waits for it any more is in transition like one after a fault. One that is there from the start is
+        judged from the start; a stream, whose window must fill, from one period on.
         """
-        if any(self._in_transition(name, t_ref_ns) for name in self.stamps):
-            return None
-        return {name: name in self.stamps and self._present(name, t_ref_ns) for name in self.config.inputs}
+        return {name: self._expected(name, t_ref_ns) if name in self.stamps else False for name in self.config.inputs}
 
-    def _present(self, name: str, t_ref_ns: int) -> bool:
-        t_sec = (t_ref_ns - self.start_ns) / SECOND
-        if any(fault.role == name and fault.active(t_sec) and self._removes(fault) for fault in self.faults):
-            return False
-        return self._recorded(name, t_ref_ns)
+    def rightly_dropped(self, frame: Mapping) -> bool:
+        """Whether a frame was dropped because it has too few inputs, and only then."""
+        too_few = sum(frame["mask"].values()) < max(1, self.config.collector.min_modalities)
+        return frame["dropped"] == ("below_min_modalities" if too_few else None)
 
-    def _removes(self, fault: Fault) -> bool:
-        if fault.kind == "delay":
-            return fault.amount > self.config.collector.deadline_sec
-        if fault.kind == "stamp":
-            return abs(fault.amount) > self.config.inputs[fault.role].tolerance_sec
-        return fault.kind in ("drop", "corrupt")
-
-    def _recorded(self, name: str, t_ref_ns: int) -> bool:
-        one, stamps = self.config.inputs[name], self.stamps[name]
+    def _expected(self, name: str, t_ref_ns: int) -> bool | None:
+        one = self.config.inputs[name]
         centre = t_ref_ns + round(one.offset_sec * SECOND)
-        after = round(one.tolerance_sec * SECOND)
-        before = round(max(one.tolerance_sec, one.hold_sec) * SECOND)
-        return bisect.bisect_left(stamps, centre - before) < bisect.bisect_right(stamps, centre + after)
+        tolerance = round(one.tolerance_sec * SECOND)
+        if name == "event":     # stamps are where packets begin; the last before t_ref reaches to within the tolerance
+            low, high = centre - tolerance - round(self.spacing[name]), centre
+        else:
+            low, high = centre - max(tolerance, round(one.hold_sec * SECOND)), centre + tolerance
+        stamps = self.stamps[name]
+        first, behind = bisect.bisect_left(stamps, low), bisect.bisect_right(stamps, high)
+        if first == behind:
+            return False
+        nearest = min(stamps[first:behind], key=lambda stamp: abs(stamp - centre))
+        times = t_ref_ns - self.start_ns, max(t_ref_ns, nearest) - self.start_ns
+        in_transition = any(begin <= time <= end for begin, end in self.transitions[name] for time in times)
+        return None if in_transition else True
 
-    def _in_transition(self, name: str, t_ref_ns: int) -> bool:
-        t_sec = (t_ref_ns - self.start_ns) / SECOND
-        one, period = self.config.inputs[name], self.periods[name]
-        margin = one.tolerance_sec + abs(one.offset_sec)
-        recovery = (one.recover_after + 1) * period
-        starts = [fault.start_sec for fault in self.faults if fault.role == name]
-        ends = [fault.end_sec for fault in self.faults if fault.role == name]
-        if self.stamps[name]:
-            begin = (self.stamps[name][0] - self.start_ns) / SECOND
+    def _transitions(self, name: str) -> list[tuple[float, float]]:
+        """Spans of time, ns from the start, in which the input may be there or not."""
+        period, recovery = self.periods[name], (self.config.inputs[name].recover_after + 1) * self.periods[name]
+        spans = []
+        for fault in self.faults:
+            if fault.role == name:
+                start, end = fault.start_sec * SECOND, fault.end_sec * SECOND
+                spans += [(start, start + period), (end, end + recovery)]
+        if self.all_stamps[name]:
+            begin = self.all_stamps[name][0] - self.start_ns
             if self._comes_late(name):
-                ends.append(begin)
+                spans.append((begin, begin + recovery))
             elif name == "event":
-                starts.append(begin)
-        return (any(start - margin <= t_sec <= start + period for start in starts)
-                or any(end - margin <= t_sec <= end + recovery for end in ends))
+                spans.append((begin, begin + period))
+        return spans
+
+    def _removed(self, name: str, t_sec: float) -> bool:
+        return any(fault.role == name and fault.active(t_sec) for fault in self.faults)
 
     def _comes_late(self, name: str) -> bool:
         """Whether missing_after sets may have gone without the input before its very first sample."""
-        first = min(stamps[0] for stamps in self.stamps.values() if stamps)
+        first = min(stamps[0] for stamps in self.all_stamps.values() if stamps)
         awaited_sec = (self.config.inputs[name].missing_after - 1) / self.config.collector.tick_rate_hz
-        return self.stamps[name][0] - first > awaited_sec * SECOND
+        return self.all_stamps[name][0] - first > awaited_sec * SECOND
 
-    def _period(self, name: str) -> float:
-        """The input's own period in seconds; a stream's packets are short, it is asked for once per tick."""
-        steps = np.diff(self.stamps[name])
-        own = float(np.median(steps)) / SECOND if len(steps) else 0.0
-        return max(own, 1 / self.config.collector.tick_rate_hz) if name == "event" else own
+
+def _removes(fault: Fault, config: Config) -> bool:
+    """Whether the fault makes the mask 0."""
+    if fault.kind == "delay":
+        return fault.amount > config.collector.deadline_sec
+    if fault.kind == "stamp":
+        return abs(fault.amount) > config.inputs[fault.role].tolerance_sec
+    return fault.kind in ("drop", "corrupt")
+
+
+def judge(mask: Mapping[str, bool], expected: Mapping[str, bool | None]) -> bool | None:
+    """Whether every input of the mask that can be judged is as expected; None when none can."""
+    judged = [used == expected[name] for name, used in mask.items() if expected[name] is not None]
+    return all(judged) if judged else None
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float] | None:
@@ -145,11 +166,16 @@ def build_metrics(records: Sequence[Mapping], *, ticks: int, dropped: Mapping[st
                   label_set: LabelSet) -> dict:
     """The content of metrics.json. `records`: every frame in order, dropped ones included.
 
+    frames: t_ref, mask, expected (input -> bool, or None where either is right; None when nothing is known) and dropped
+    of each record. mask_checked: those with an input that can be judged; mask_wrong: those of them where one differs,
+    or that were dropped for another reason than too few inputs, or not in spite of it.
     All of it but latency_ms is the same in two replays of one bag. mIoU is over the classes that occur.
     """
     outputs = [record for record in records if not record.get("dropped")]
-    frames = [{"t_ref": one["t_ref"], "mask": dict(one["mask"]),
-               "expected": expected(one["t_ref"]) if expected else None} for one in outputs]
+    frames = [{"t_ref": one["t_ref"], "mask": dict(one["mask"]), "dropped": one.get("dropped"),
+               "expected": expected(one["t_ref"]) if expected else None} for one in records]
+    verdicts = [judge(frame["mask"], frame["expected"]) and expected.rightly_dropped(frame) for frame in frames
+                if expected]
     by_mask: dict[str, list] = {}
     for record in outputs:
         by_mask.setdefault(mask_name(record["mask"]), []).append(record)
@@ -161,8 +187,8 @@ def build_metrics(records: Sequence[Mapping], *, ticks: int, dropped: Mapping[st
         "outputs": len(outputs),
         "dropped": dict(Counter(dropped)),
         "messages": {topic: dict(one) for topic, one in messages.items()},
-        "mask_checked": sum(frame["expected"] is not None for frame in frames),
-        "mask_wrong": sum(frame["expected"] not in (None, frame["mask"]) for frame in frames),
+        "mask_checked": sum(verdict is not None for verdict in verdicts),
+        "mask_wrong": verdicts.count(False),
         "miou": miou(overall),
         "miou_by_mask": {name: miou(confusion_of(group, label_set)) for name, group in by_mask.items()},
         "frames_by_mask": {name: len(group) for name, group in by_mask.items()},

@@ -75,8 +75,17 @@ class Sensors:
 
     # ------------------------------------------------------------------------------------------------ what messages say
 
-    def learn(self, role: str, message) -> None:
-        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Raises MessageError or CameraError, changing nothing."""
+    def learn(self, role: str, message, clock_ns: int | None = None) -> None:
+        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Raises MessageError or CameraError, changing nothing.
+
+        clock_ns: as of Pipeline.receive. A pose too far ahead of it is refused, as a sample would be.
+        """
+        if clock_ns is not None and role in ("odom", "tf"):
+            headers = [message.header] if role == "odom" else [one.header for one in message.transforms]
+            ahead_sec = (max(map(stamp_ns, headers), default=clock_ns) - clock_ns) / 1e9
+            if ahead_sec > self.config.collector.max_future_sec:
+                raise MessageError(f"its stamp is {ahead_sec:.3f} s in the future; at most max_future_sec = "
+                                   f"{self.config.collector.max_future_sec:g} is taken; check time synchronisation")
         if role == "odom":
             self.transforms.add_odometry(message)
         elif role in ("tf", "tf_static"):
@@ -186,12 +195,10 @@ class Sensors:
         camera = self._camera("event", cameras)
         T = self.transforms.lookup(target.frame_id, self._frame("event", None, camera))
         lane = self._lane("event", target, size, camera, T, self.config.event_plane_depth_m)
-        # The collector has chosen the packets; the lane sees these and no others, live and in replay alike.
-        lane.reset()
-        for sample in state.payload:
-            lane.push(sample.events)
         offset_ns = nanoseconds(self.config.inputs["event"].offset_sec)
-        return lane.window(t_ref_ns + offset_ns, state.stamp_ns, state.coverage)
+        # The collector has chosen the packets; the lane sees these and no others, live and in replay alike.
+        packets = [sample.events for sample in state.payload]
+        return lane(packets, t_ref_ns + offset_ns, state.stamp_ns, state.coverage)
 
     def _camera(self, name: str, cameras: Mapping[str, Camera]) -> Camera:
         if name not in cameras:

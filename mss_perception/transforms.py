@@ -37,6 +37,9 @@ class _Edge:
         self.poses: list[np.ndarray] = []           # (7,) x y z, quaternion x y z w
 
     def add(self, time_ns: int, T: np.ndarray, keep_ns: int) -> None:
+        if self.times and time_ns < self.times[-1] - keep_ns:   # time has gone back, or the newest was wrong
+            self.times.clear()
+            self.poses.clear()
         pose = np.concatenate([T[:3, 3], rigid.quaternion_from_rotation(T[:3, :3])])
         at = bisect.bisect_left(self.times, time_ns)
         if at < len(self.times) and self.times[at] == time_ns:

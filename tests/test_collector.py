@@ -765,7 +765,7 @@ def test_a_reset_drops_open_sets_by_name_and_keeps_counters():
     rig = Rig(["rgb", "lidar"]).play(1000)
     rig.add("rgb", 1000)
     received = rig.count("rgb")["received"]
-    rig.collector.clock_jumped()
+    rig.collector.reset("the clock jumped")
     assert rig.collector.dropped == {"reset": 1} and rig.resets == ["the clock jumped"]
     assert rig.collector.next_deadline() is None and rig.count("rgb")["received"] == received
     rig.add("rgb", 50, now=1100)

@@ -1,4 +1,4 @@
-"""Event lane: counts against brute force, the mapping between cameras, bounds of the memory."""
+"""Event lane: counts against brute force, the mapping between cameras."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MS = 1_000_000
 CAMERA = Camera(48, 32, [[40, 0, 23.5], [0, 40, 15.5], [0, 0, 1]])
 
 
-def lane(height=32, width=48, camera=CAMERA, target=CAMERA, T=None, **more):
-    return EventLane(ENCODING, target, height, width, camera, np.eye(4) if T is None else T, **more)
+def lane(height=32, width=48):
+    return EventLane(ENCODING, CAMERA, height, width, CAMERA, np.eye(4))
 
 
 def packet(seed, begin_ms, end_ms, count, width=48, height=32):
@@ -34,10 +34,8 @@ def one_event(x, y, t, on=True):
 def test_window_counts_against_brute_force():
     packets = [packet(seed, 10 * seed, 10 * seed + 10, 700) for seed in range(20)]
     one = lane()
-    for each in packets:
-        one.push(each)
-    for t_ref in (60 * MS, 123 * MS + 4567, 200 * MS):
-        result = one.window(t_ref, coverage=0.75)
+    for t_ref in (60 * MS, 123 * MS + 4567, 200 * MS):      # one window leaves nothing behind for the next
+        result = one(packets, t_ref, coverage=0.75)
         expected = np.zeros((32, 48, 3), int)
         for each in packets:
             for x, y, t, on in zip(each.x, each.y, each.t, each.p, strict=True):
@@ -50,44 +48,38 @@ def test_window_counts_against_brute_force():
 
 
 def test_both_ends_of_the_window_belong_to_it():
-    one = lane()
-    for t in (50 * MS - 1, 50 * MS, 100 * MS, 100 * MS + 1):
-        one.push(one_event(5, 6, t))
-    assert one.window(100 * MS).figures["events"] == 2
+    packets = [one_event(5, 6, t) for t in (50 * MS - 1, 50 * MS, 100 * MS, 100 * MS + 1)]
+    assert lane()(packets, 100 * MS).figures["events"] == 2
 
 
 def test_events_after_what_was_known_are_left_out():
-    one = lane()
-    one.push(packet(0, 50, 80, 300))
-    before = one.window(100 * MS, until_ns=80 * MS)
-    one.push(packet(1, 80, 100, 300))           # came while the set waited for its turn
-    after = one.window(100 * MS, until_ns=80 * MS)
+    one, known = lane(), packet(0, 50, 80, 300)
+    later = packet(1, 81, 100, 300)
+    before, after = one([known], 100 * MS, 80 * MS), one([known, later], 100 * MS, 80 * MS)
     assert np.array_equal(before.image, after.image) and before.figures == after.figures
-    assert one.window(100 * MS).figures["events"] == 600
+    assert one([known, later], 100 * MS).figures["events"] == 600
 
 
 def test_counts_clip_and_never_wrap():
-    one = lane()
+    packets = []
     for count in (300, 70_000):
         many = np.full(count, 3, np.uint16)
-        one.push(Events(many, many, np.full(count, 90 * MS), np.ones(count, bool), 90 * MS, 90 * MS))
-    result = one.window(100 * MS)
+        packets.append(Events(many, many, np.full(count, 90 * MS), np.ones(count, bool), 90 * MS, 90 * MS))
+    result = lane()(packets, 100 * MS)
     assert tuple(result.image[3, 3]) == (255, 0, 0) and result.figures["on"] == 70_300
     assert result.image.sum() == 255
 
 
 def test_no_events_is_a_valid_empty_image():
-    one = lane()
-    one.push(Events(*(np.zeros(0, kind) for kind in (np.uint16, np.uint16, np.int64, bool)), 90 * MS, 100 * MS))
-    result = one.window(100 * MS)
-    assert not result.image.any() and result.figures == {"events": 0, "on": 0, "off": 0, "coverage": 1.0}
+    empty = Events(*(np.zeros(0, kind) for kind in (np.uint16, np.uint16, np.int64, bool)), 90 * MS, 100 * MS)
+    for packets in ([empty], []):
+        result = lane()(packets, 100 * MS)
+        assert not result.image.any() and result.figures == {"events": 0, "on": 0, "off": 0, "coverage": 1.0}
 
 
 def test_events_outside_the_sensor_are_not_counted():
-    one = lane()
-    for x, y in ((48, 0), (0, 32), (65535, 65535), (47, 31)):
-        one.push(one_event(x, y, 90 * MS))
-    result = one.window(100 * MS)
+    packets = [one_event(x, y, 90 * MS) for x, y in ((48, 0), (0, 32), (65535, 65535), (47, 31))]
+    result = lane()(packets, 100 * MS)
     assert result.figures["events"] == 1 and result.image[31, 47, 0] == 40
 
 
@@ -102,9 +94,7 @@ def test_event_pixels_land_where_their_ray_meets_the_target(model, D, plane):
     landed = 0
     for x in range(0, 64, 7):
         for y in range(0, 48, 5):
-            one.reset()
-            one.push(one_event(x, y, 90 * MS, on=False))
-            image = one.window(100 * MS).image
+            image = one([one_event(x, y, 90 * MS, on=False)], 100 * MS).image
             ray = T[:3, :3] @ camera.unproject([[x, y]])[0]
             point = ray if not plane else T[:3, 3] + ray * (plane - T[2, 3]) / ray[2]
             uv, valid = target.scaled(40, 30).project(point[None])
@@ -122,44 +112,22 @@ def test_every_event_pixel_in_view_is_counted_when_the_grid_is_coarser():
     each = packet(3, 60, 100, 3000, 192, 128)
     encoding = Encoding("event", ENCODING.name, params={"window_sec": 0.05, "gain": 1.0})
     one = EventLane(encoding, big, 32, 48, big, np.eye(4))
-    one.push(each)
     expected = np.zeros((32, 48, 2), int)
     np.add.at(expected, (each.y // 4, each.x // 4, np.where(each.p, 0, 1)), 1)
     assert expected.max() < 255
-    assert np.array_equal(one.window(100 * MS).image[..., :2], expected)
+    assert np.array_equal(one([each], 100 * MS).image[..., :2], expected)
 
 
 def test_no_comb_of_empty_pixels_when_the_grid_is_finer():
     one = lane(96, 144)
     y, x = (grid.ravel().astype(np.uint16) for grid in np.mgrid[:32, :48])
-    one.push(Events(x, y, np.full(len(x), 90 * MS), np.ones(len(x), bool), 90 * MS, 90 * MS))
-    assert np.all(one.window(100 * MS).image[..., 0] == 40)
+    each = Events(x, y, np.full(len(x), 90 * MS), np.ones(len(x), bool), 90 * MS, 90 * MS)
+    assert np.all(one([each], 100 * MS).image[..., 0] == 40)
 
 
 def test_an_event_camera_that_looks_away_sees_nothing_of_the_target():
     starts, sources = pixel_sources(CAMERA, 32, 48, CAMERA, rigid.matrix([0, 0, 0], [0, 1, 0, 0]))
     assert len(sources) == 0 and not starts.any()
-
-
-def test_memory_is_bounded_in_time_and_in_number():
-    one = lane(keep_sec=0.5, max_events=10_000)
-    for ms in range(0, 20_000, 10):
-        one.push(packet(ms, ms, ms + 10, 20))
-    assert one.window(19_990 * MS).figures["events"] >= 80
-    assert one.window(10_000 * MS).figures["events"] == 0
-    assert one.overflowed == 0
-    for ms in range(20_000, 20_100, 10):
-        one.push(packet(ms, ms, ms + 10, 2_000))
-    assert one.overflowed >= 10_000 and one.window(20_100 * MS).figures["events"] <= 10_000
-
-
-def test_reset_forgets_the_stream_before():
-    one = lane()
-    one.push(packet(0, 1_000_000, 1_000_100, 100))
-    one.reset()
-    one.push(packet(1, 0, 50, 30))
-    assert one.window(50 * MS).figures["events"] == 30
-    assert one.window(1_000_100 * MS).figures["events"] == 0
 
 
 def test_another_encoding_is_refused_at_once():

@@ -77,7 +77,7 @@ def test_events_ahead_of_the_cameras_give_outputs_of_their_own_and_no_drop(recor
     assert metrics["dropped"] == {} and metrics["mask_wrong"] == 0
     assert set(metrics["frames_by_mask"]) == {"event", "rgb+depth+event+lidar"}
     assert metrics["frames_by_mask"]["event"] == 4 + 2          # 0.1 to 0.4 s, and until they have come twice
-    assert [f["mask"]["rgb"] for f in metrics["frames"] if f["expected"] is not None].count(False) >= 2
+    assert [f["expected"]["rgb"] for f in metrics["frames"]].count(False) >= 2
 
 
 def events_between(bag: Path, t_ref: int, window_ns: int = 50_000_000) -> int:
@@ -162,7 +162,8 @@ def test_min_modalities_drops_sets_by_name(recording, tmp_path):
     metrics = run(recording, tmp_path, ["lidar:drop@0.5-1.2"], {"min_modalities": 4})
     assert metrics["dropped"]["below_min_modalities"] >= 6
     assert metrics["outputs"] + sum(metrics["dropped"].values()) == metrics["ticks"]
-    assert all(all(f["mask"].values()) for f in metrics["frames"])
+    assert metrics["mask_wrong"] == 0 and metrics["mask_checked"] == metrics["ticks"]
+    assert all(all(f["mask"].values()) == (f["dropped"] is None) for f in metrics["frames"])
 
 
 # --------------------------------------------------------------------------------------------------------- resuming
@@ -306,6 +307,34 @@ def test_labels_of_another_size_are_an_error_not_a_score(recording, tmp_path):
             bag.write(topic, message, time_ns)
     with pytest.raises(ReplayError, match="labels on /labels have 8 x 8 pixels"):
         run((tmp_path / "wrong", recording[1]), tmp_path / "out")
+
+
+def test_labels_of_another_label_set_are_an_error_that_names_it(recording, tmp_path, capsys):
+    with BagWriter(tmp_path / "wrong") as bag:
+        for topic, time_ns, message in read_bag(recording[0]):
+            if topic == "/labels":
+                ids = np.full((boxes.HEIGHT, boxes.WIDTH), 255, np.uint8)
+                ids[0, 0] = 77
+                message = messages.encode_image(messages.bag_types(), ids, "mono8", messages.stamp_ns(message.header),
+                                                "camera_optical")
+            bag.write(topic, message, time_ns)
+    done = replay.main([str(tmp_path / "wrong"), "--out", str(tmp_path / "out"), "--checkpoint", str(recording[1]),
+                        "--quiet"])
+    assert done == 1 and "labels on /labels hold the id 77; the network's label set deliver" in capsys.readouterr().err
+
+
+def test_fault_times_count_from_the_bags_first_message_even_one_that_is_not_used(recording, tmp_path):
+    """As the player counts them: a diagnostics topic runs half a second ahead of the sensors."""
+    with BagWriter(tmp_path / "ahead") as bag:
+        for i, (topic, time_ns, message) in enumerate(read_bag(recording[0])):
+            if i == 0:
+                other = messages.encode_odometry(messages.bag_types(), np.eye(4), time_ns)
+                bag.write("/not_used", other, time_ns - 500_000_000)
+            bag.write(topic, message, time_ns)
+    metrics = run((tmp_path / "ahead", recording[1]), tmp_path / "out", ["lidar:drop@1-1.5"])
+    without = [f["t_ref"] for f in metrics["frames"] if not f["mask"]["lidar"]]
+    assert boxes.START_NS + 490_000_000 < min(without) < boxes.START_NS + 610_000_000
+    assert metrics["mask_wrong"] == 0
 
 
 def test_a_network_without_a_tick_source_is_refused(tmp_path, recording):

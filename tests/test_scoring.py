@@ -34,33 +34,65 @@ def test_the_specified_mask_of_each_kind(kind, present):
     assert expected(2.0) == expected(7.0) == dict.fromkeys(expected(4.0), True)
 
 
-def test_frames_in_transition_are_not_judged():
-    """From the tolerance (0.05 s) before a fault to one period after its start; to recover_after + 1 after its end."""
+def test_only_what_can_be_either_is_left_unjudged():
+    """Where a sample is left: one period after the start; recover_after + 1 after the end, and the frame just before it
+    that has the first sample behind the end within its tolerance (0.05 s)."""
     expected = expected_of(["lidar:drop@3-5"])
-    unjudged = [t for t in range(200, 700) if expected(t / 100) is None]
-    assert unjudged == list(range(295, 311)) + list(range(495, 531))
+    found = {t: expected(t / 100)["lidar"] for t in range(200, 700)}
+    assert [t for t, one in found.items() if one is None] == [*range(495, 531)]
+    assert all(found[t] is True for t in range(200, 296)) and all(found[t] is True for t in range(531, 700))
+    assert all(found[t] is False for t in range(296, 495))         # 2.95 is as near to 2.9 as to the dropped 3.0
+    offbeat = expected_of(["lidar:drop@3.03-5"])                    # the sample of 3.0 serves a frame of 3.04 or not
+    assert [offbeat(t / 100)["lidar"] for t in (300, 302, 303, 305, 306, 313)] == [True] * 2 + [None] * 2 + [False] * 2
+
+
+def test_one_input_in_transition_does_not_hide_the_others():
+    expected = expected_of(["lidar:drop@3-5", "rgb:corrupt@4-6"])
+    assert expected(5.1) == {"rgb": False, "depth": True, "event": True, "lidar": None}
+
+
+@pytest.mark.parametrize("kind", ["noise", "freeze", "delay=0.05", "stamp=0.01"])
+def test_faults_that_leave_the_mask_alone_leave_nothing_unjudged(kind):
+    expected = expected_of([f"lidar:{kind}@3-5", f"event:{kind}@3-5"])
+    assert all(expected(t / 10) == dict.fromkeys(STAMPS, True) for t in range(20, 70))
+
+
+def test_the_period_of_a_stream_is_its_window_not_the_ticks():
+    expected = expected_of(["event:drop@3-5"], tick_rate_hz=5.0)
+    found = {t: expected(t / 1000)["event"] for t in range(2900, 5400, 5)}
+    assert [t for t, one in found.items() if one is None] == [*range(3000, 3011, 5), *range(5000, 5151, 5)]
+    assert found[2995] is True and found[3015] is False and found[4995] is False and found[5155] is True
 
 
 def test_recover_after_and_the_inputs_own_period_stretch_the_transition():
     stamps = {**STAMPS, "lidar": TEN_HZ[::2]}
     expected = expected_of(["lidar:drop@3-5"], stamps, **{"lidar.recover_after": 4})
-    assert expected(5.0 + 4.5 * 0.2) is None and expected(5.0 + 5.1 * 0.2) is not None
-    assert expected(3.19) is None and expected(3.21) is not None
+    assert expected(5.8)["lidar"] is None and expected(6.0)["lidar"] is None and expected(6.2)["lidar"] is True
 
 
 def test_an_input_that_is_there_from_the_start_is_judged_from_the_start_and_a_late_one_like_a_recovered_one():
+    def first(name, stamps, step, count):
+        return [expected_of([], stamps)(t / step)[name] for t in range(count)]
+
     lidar = {"rgb": TEN_HZ, "lidar": [stamp + 2 * SECOND // 10 for stamp in TEN_HZ]}        # its 3rd set; default 3
-    expected = expected_of([], lidar)
-    assert [expected(t / 10)["lidar"] for t in range(4)] == [False, False, True, True]
+    assert first("lidar", lidar, 10, 4) == [False, False, True, True]
     late = {"rgb": TEN_HZ, "lidar": [stamp + 3 * SECOND // 10 for stamp in TEN_HZ]}
-    assert [expected_of([], late)(t / 10) is None for t in range(8)] == [False] * 3 + [True] * 4 + [False]
+    assert first("lidar", late, 10, 8) == [False] * 3 + [None] * 4 + [True]
     events = {"rgb": TEN_HZ, "event": STAMPS["event"]}                                      # whose window must fill
-    assert [expected_of([], events)(t / 20) is None for t in range(5)] == [True, True, True, False, False]
+    assert first("event", events, 20, 4) == [None, None, True, True]
 
 
 def test_an_open_fault_never_ends_and_one_from_zero_has_no_before():
     expected = expected_of(["rgb:drop@0-"])
-    assert expected(0.05) is None and expected(9.0)["rgb"] is False
+    assert expected(0.05)["rgb"] is False and expected(9.0)["rgb"] is False
+
+
+def test_an_offset_moves_the_faults_with_the_stamps():
+    """The lidar stamps 40 ms late; the sample for a frame at 2.98 is stamped 3.02, when it is dropped already."""
+    stamps = {**STAMPS, "lidar": [stamp - SECOND // 50 + SECOND // 25 for stamp in TEN_HZ]}
+    expected = expected_of(["lidar:drop@3-5"], stamps, **{"lidar.offset_sec": 0.04, "lidar.tolerance_sec": 0.02})
+    assert expected(2.88)["lidar"] is True and expected(2.98)["lidar"] is False
+    assert expected(4.88)["lidar"] is False and expected(4.98)["lidar"] is None
 
 
 def test_a_slow_sensor_is_expected_only_where_it_has_a_sample():
@@ -113,11 +145,32 @@ def test_metrics_add_up_and_score_each_mask_by_itself():
 def test_wrong_masks_are_counted_where_the_expectation_is_known():
     everything = dict.fromkeys(("rgb", "depth", "event", "lidar"), True)
     masks = ExpectedMasks([parse_fault("rgb:drop@3-5")], Config(), START, STAMPS)
-    records = [record(t, everything) for t in (2.0, 3.05, 4.0, 4.5, 8.0)]
+    records = [record(t, everything) for t in (2.0, 5.1, 4.0, 4.5, 8.0)]
     metrics = scoring.build_metrics(records, ticks=5, dropped={}, messages={}, expected=masks, label_set=DELIVER)
-    assert metrics["mask_checked"] == 4 and metrics["mask_wrong"] == 2
-    assert [frame["expected"] is None for frame in metrics["frames"]] == [False, True, False, False, False]
+    assert metrics["mask_checked"] == 5 and metrics["mask_wrong"] == 2
+    assert [frame["expected"]["rgb"] for frame in metrics["frames"]] == [True, None, False, False, True]
     assert metrics["miou"] is None and metrics["miou_by_mask"] == {"rgb+depth+event+lidar": None}
+
+
+def test_dropped_frames_are_judged_by_their_mask_and_their_reason():
+    names = ("rgb", "depth", "event", "lidar")
+    masks = ExpectedMasks([parse_fault(f"{name}:drop@3-5") for name in names], Config(), START, STAMPS)
+    nothing, rgb = dict.fromkeys(names, False), {**dict.fromkeys(names, False), "rgb": True}
+
+    def wrong(*one, **more) -> int:
+        return scoring.build_metrics([record(*one, **more)], ticks=1, dropped={}, messages={}, expected=masks,
+                                     label_set=DELIVER)["mask_wrong"]
+
+    assert wrong(4.0, nothing, dropped="below_min_modalities") == 0
+    assert wrong(4.0, nothing, dropped="error") == wrong(4.0, nothing) == 1
+    assert wrong(2.0, nothing, dropped="below_min_modalities") == 1     # the sensors were there
+    assert wrong(4.0, rgb) == 1
+
+
+def test_inputs_that_the_network_does_not_know_are_not_judged():
+    masks = ExpectedMasks([], Config(), START, STAMPS)
+    assert scoring.judge({"rgb": True, "lidar": True}, masks(START + 4 * SECOND)) is True
+    assert scoring.judge({"rgb": True}, {"rgb": None, "lidar": True}) is None
 
 
 def test_counts_leave_ignored_pixels_out():

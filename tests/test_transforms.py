@@ -208,6 +208,15 @@ def test_history_is_bounded():
         frames.lookup("odom", "base_link", 58_000 * MS)
 
 
+def test_one_pose_from_the_future_does_not_shut_the_later_ones_out():
+    frames = moving()
+    frames.add("odom", "base_link", 3_600_000 * MS, np.eye(4))
+    for ms in range(2_000, 2_201, 20):
+        frames.add("odom", "base_link", ms * MS, circle(ms * MS, 15.0, 0.52))
+    found = frames.lookup("odom", "base_link", 2_110 * MS)
+    np.testing.assert_allclose(found, circle(2_110 * MS, 15.0, 0.52), atol=1e-3)
+
+
 def test_messages_fill_the_tree_and_tf_wins_over_odometry():
     frames = Transforms()
     frames.add_message(encode_transforms(TYPES, [("base_footprint", "base_link", pose(1))], 5))

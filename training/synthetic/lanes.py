@@ -49,12 +49,10 @@ class Lanes:
             messages.encode_cloud(messages.bag_types(), recorder.sweep(sweep_ns), sweep_ns, "lidar")
         )
         motion = where.motion(target, "lidar", point_times_ns(cloud), t_ns)
-        self._event.reset()
-        for packet in recorder.events(t_ns - self._event.window_ns, t_ns):
-            self._event.push(packet)
+        packets = recorder.events(t_ns - self._event.window_ns, t_ns)
         return {
             "rgb": self._image(pixels).image,
             "depth": self._depth(recorder.depth(depth_ns), rig.depth, T_target_depth).image,
-            "event": self._event.window(t_ns).image,
+            "event": self._event(packets, t_ns).image,
             "lidar": self._lidar(cloud, motion, True).image,
         }, labels
