@@ -1,0 +1,66 @@
+"""Segmentation on a delivery robot or vehicle: `ros2 launch mss_perception delivery.launch.py`.
+
+Arguments: `ros2 launch mss_perception delivery.launch.py --show-args`.
+"""
+
+from pathlib import Path
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchDescription
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+
+ARGUMENTS = [
+    DeclareLaunchArgument("config", default_value=str(CONFIG / "delivery.yaml"),
+                          description="Parameter file of the node"),
+    DeclareLaunchArgument("checkpoint", default_value="",
+                          description="Network (.safetensors); empty: the parameter file's, else the shipped one"),
+    DeclareLaunchArgument("calibration_file", default_value="",
+                          description="YAML with extrinsics and intrinsics; empty: the parameter file's"),
+    DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"],
+                          description="Take time from /clock"),
+    DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
+    DeclareLaunchArgument("bag", default_value="",
+                          description="Bag to play as the sensors; empty: real sensors publish"),
+    DeclareLaunchArgument("viewer", default_value="none", choices=["none", "rviz", "foxglove"],
+                          description="Start a viewer; foxglove: the bridge, load config/foxglove_layout.json there"),
+    DeclareLaunchArgument("transports", default_value=EnvironmentVariable(TRANSPORTS, default_value="LARGE_DATA"),
+                          description=f"{TRANSPORTS}: LARGE_DATA brings images and clouds whole, but participants on "
+                                      "the default transports may then get no data; a value already set stays"),
+    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error"],
+                          description="Least severe messages that are logged"),
+]
+
+
+def nodes(context) -> list:
+    given = {name: LaunchConfiguration(name).perform(context) for name in
+             ("config", "checkpoint", "calibration_file", "use_sim_time", "namespace", "bag", "viewer", "log_level")}
+    use_sim_time = given["use_sim_time"] == "true"
+    # An argument that is not given must not hide what the parameter file says.
+    overrides = {name: given[name] for name in ("checkpoint", "calibration_file") if given[name]}
+    actions = [Node(package="mss_perception", executable="segmentation_node", name="mss_perception",
+                    namespace=given["namespace"], output="screen",
+                    parameters=[given["config"], {"use_sim_time": use_sim_time, **overrides}],
+                    arguments=["--ros-args", "--log-level", given["log_level"]],
+                    on_exit=Shutdown(reason="the segmentation node ended"))]
+    if given["bag"]:
+        actions.append(Node(package="mss_perception", executable="player", namespace=given["namespace"],
+                            output="screen",
+                            arguments=[given["bag"], "--config", given["config"], "--wait", "120"]
+                            + (["--clock"] if use_sim_time else [])))
+    if given["viewer"] == "rviz":
+        actions.append(Node(package="rviz2", executable="rviz2", arguments=["-d", str(CONFIG / "mss_perception.rviz")],
+                            parameters=[{"use_sim_time": use_sim_time}]))
+    if given["viewer"] == "foxglove":
+        actions.append(Node(package="foxglove_bridge", executable="foxglove_bridge",
+                            parameters=[{"use_sim_time": use_sim_time}]))
+    return actions
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, SetEnvironmentVariable(TRANSPORTS, LaunchConfiguration("transports")),
+                              OpaqueFunction(function=nodes)])

@@ -1,0 +1,163 @@
+"""The node, a player and a recorder as processes that talk over DDS: what the demo, the soak run and tests start."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+SHUTDOWN_SEC = 2.0      # from SIGINT to the end of a process
+
+
+class LiveError(RuntimeError):
+    """A process ended before its time. The message has its name, exit status and last words."""
+
+
+def free_domain() -> int:
+    """A ROS domain that nobody on this machine is in, so that a run neither disturbs a robot nor is disturbed."""
+    # Above 101 a domain's ports may meet those that Linux hands out.
+    for domain in random.SystemRandom().sample(range(1, 102), 101):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7400 + 250 * domain))       # the port of the domain's discovery (DDSI-RTPS 9.6.1.1)
+            except OSError:
+                continue
+        return domain
+    raise LiveError("all ROS domains from 1 to 101 are in use on this machine")
+
+
+def environment() -> dict[str, str]:
+    """For all processes of a run: a ROS domain of its own, and transports that bring large messages whole."""
+    result = dict(os.environ)
+    result.setdefault(TRANSPORTS, "LARGE_DATA")
+    result["ROS_DOMAIN_ID"] = str(free_domain())
+    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):    # either would switch LARGE_DATA off
+        result.pop(name, None)
+    return result
+
+
+class Process:
+    """One Python module as a process. Its output goes to `log`."""
+
+    def __init__(self, module: str, arguments: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+        self.name, self.log = module.rpartition(".")[2], log
+        with log.open("w") as file:
+            self.popen = subprocess.Popen([sys.executable, "-u", "-X", "faulthandler", "-m", module, *arguments],
+                                          stdout=file, stderr=subprocess.STDOUT, env=dict(env))
+        self.pid = self.popen.pid
+
+    def check(self) -> None:
+        """Raise LiveError if it has ended."""
+        if (status := self.popen.poll()) is not None:
+            raise LiveError(f"the {self.name} ended with status {status}:\n{self.last_words()}")
+
+    def last_words(self, lines: int = 15) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+    def wait_for(self, text: str, seconds: float) -> None:
+        """Until its log has the text. Raises LiveError."""
+        until = time.monotonic() + seconds
+        while text not in self.log.read_text(errors="replace"):
+            self.check()
+            if time.monotonic() > until:
+                raise LiveError(f"the {self.name} did not say {text!r} within {seconds:g} s:\n{self.last_words()}")
+            time.sleep(0.1)
+
+    def wait(self, seconds: float) -> None:
+        """Until it has ended with status 0. Raises LiveError; where it hangs is then in its log."""
+        try:
+            self.popen.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            self.popen.send_signal(signal.SIGABRT)      # faulthandler writes the stack of every thread
+            self.popen.wait()
+            raise LiveError(f"the {self.name} did not end in time:\n{self.last_words(40)}") from error
+        if self.popen.returncode:
+            raise LiveError(f"the {self.name} failed with status {self.popen.returncode}:\n{self.last_words()}")
+
+    def interrupt(self, patience: float = 30.0) -> tuple[int, float]:
+        """SIGINT; (exit status, seconds until it had ended). Killed when it takes longer than `patience`."""
+        started = time.monotonic()
+        self.popen.send_signal(signal.SIGINT)
+        try:
+            self.popen.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.popen.kill()
+            self.popen.wait()
+        return self.popen.returncode, time.monotonic() - started
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.popen.poll() is None:
+            self.interrupt()
+
+
+@dataclass
+class Recording:
+    """What the recorder and the player left in a folder. Stamps are moved back to the bag's time.
+
+    records: one per set that the node told of, as in frames.jsonl (without a confusion). labels: t_ref -> (H, W) uint8.
+    diagnostics: the node's last summary. topics: per role, the figures of its subscription. sent: topic -> messages.
+    """
+
+    records: list[dict]
+    labels: dict[int, Path]
+    diagnostics: dict
+    topics: dict[str, dict]
+    sent: dict[str, int]
+    player: dict
+
+    def segmentation(self, t_ref_ns: int) -> np.ndarray | None:
+        path = self.labels.get(t_ref_ns)
+        return None if path is None else cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+
+
+def read_recording(folder: Path) -> Recording:
+    """Raises LiveError when the node told of nothing."""
+    player = json.loads((folder / "player.json").read_text())
+    records = [_record(json.loads(line), player["shift_ns"]) for line in (folder / "masks.jsonl").open()]
+    lines = (folder / "diagnostics.jsonl").read_text().splitlines()
+    if not records or not lines:
+        raise LiveError(f"{folder} has no masks or no diagnostics of the node")
+    statuses = {name.partition(": ")[2]: one for name, one in json.loads(lines[-1])["statuses"].items()}
+    summary = statuses.pop("segmentation")
+    labels = {int(path.stem) - player["shift_ns"]: path for path in (folder / "labels").glob("*.png")}
+    return Recording(records, labels, {"level": summary["level"], "message": summary["message"],
+                                       **_plain(summary["values"])},
+                     {role: {"level": one["level"], "message": one["message"], **_plain(one["values"])}
+                      for role, one in statuses.items()}, player["sent"], player)
+
+
+def _record(message: Mapping, shift_ns: int) -> dict:
+    """A message of ~/modality_mask as a record of frames.jsonl."""
+    statuses = dict(message["statuses"])
+    summary = _plain(statuses.pop("modality_mask")["values"])
+    inputs = {name.partition("/")[2]: {"state": one["message"], **_plain(one["values"])}
+              for name, one in statuses.items()}
+    return {"t_ref": summary["t_ref"] - shift_ns, "epoch": summary["epoch"], "dropped": summary.get("dropped"),
+            "deadline_hit": summary["deadline_hit"], "mask": {name: bool(summary[name]) for name in inputs},
+            "inputs": inputs,
+            "latency_ms": {name.removesuffix("_ms"): value for name, value in summary.items() if name.endswith("_ms")}}
+
+
+def _plain(values: Mapping[str, str]) -> dict:
+    """Diagnostic values as numbers and booleans where they are some."""
+    def plain(value: str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return {key: plain(value) for key, value in values.items()}

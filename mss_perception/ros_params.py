@@ -1,0 +1,70 @@
+"""The node's parameters: declared from config.Config, validated together at start and one by one while active."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
+from rclpy.node import Node
+
+from mss_perception.config import Config, ConfigError
+
+
+def declare(node: Node) -> Config:
+    """Declare all parameters and return them, validated. Raises ConfigError that names every wrong one."""
+    config, problems = Config(), []
+    for name, default, declaration in list(config.parameters()):
+        try:
+            given = node.declare_parameter(name, default, descriptor(default, declaration))
+            config.set(name, given.value)
+        except (ParameterException, ConfigError) as error:  # go on: a user wants to see all of them at once
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return config.validate()
+
+
+def descriptor(default, declaration: dataclasses.Field) -> ParameterDescriptor:
+    """A ROS parameter descriptor from a field of config.py."""
+    low, high = declaration.metadata["low"], declaration.metadata["high"]
+    result = ParameterDescriptor(description=declaration.metadata["description"],
+                                 read_only=not declaration.metadata["runtime"])
+    if choices := declaration.metadata["choices"]:
+        result.additional_constraints = "one of: " + ", ".join(choices)
+    if low is not None or high is not None:
+        if isinstance(default, float):
+            result.floating_point_range = [FloatingPointRange(
+                from_value=-sys.float_info.max if low is None else float(low),
+                to_value=sys.float_info.max if high is None else float(high))]
+        else:
+            result.integer_range = [IntegerRange(from_value=-2**63 if low is None else low,
+                                                 to_value=2**63 - 1 if high is None else high)]
+    return result
+
+
+def follow_changes(node: Node, config: Config) -> None:
+    """Let the runtime parameters be changed: refuse what does not fit the others, else write it into `config`."""
+    known = {name for name, *_ in config.parameters()}
+
+    def check(parameters) -> SetParametersResult:
+        trial = copy.deepcopy(config)
+        try:
+            for one in parameters:
+                if one.name in known:
+                    trial.set(one.name, one.value)
+            trial.validate()
+        except ConfigError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def apply(parameters) -> None:
+        for one in parameters:
+            if one.name in known:
+                config.set(one.name, one.value)
+                node.get_logger().info(f"{one.name} is now {one.value}")
+
+    node.add_on_set_parameters_callback(check)
+    node.add_post_set_parameters_callback(apply)

@@ -1,0 +1,79 @@
+"""Record what the node publishes, until SIGINT: `python -m mss_perception.ros_recorder --out DIR`.
+
+DIR/masks.jsonl has one line per mask message, DIR/diagnostics.jsonl one per diagnostic message of the node, both
+{stamp, received (steady clock), statuses: {name: {level, message, values}}}, and DIR/labels/<stamp>.png each
+segmentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+from mss_perception.messages import decode_image, stamp_ns
+from mss_perception.ros_shutdown import leave
+
+
+class Recorder(Node):
+    """Writes each message at once, so that nothing is lost when the run is."""
+
+    def __init__(self, out: Path, node_name: str, with_labels: bool) -> None:
+        super().__init__("recorder")
+        self.labels = out / "labels"
+        self.labels.mkdir(parents=True, exist_ok=True)
+        self.files = {name: (out / f"{name}.jsonl").open("w", buffering=1) for name in ("masks", "diagnostics")}
+        qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
+        self.node_name = node_name
+        self.create_subscription(DiagnosticArray, f"{node_name}/modality_mask", self.on_mask, qos)
+        self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos)
+        if with_labels:
+            self.create_subscription(Image, f"{node_name}/segmentation", self.on_labels, qos)
+
+    def on_mask(self, message: DiagnosticArray) -> None:
+        self._write("masks", message)
+
+    def on_diagnostics(self, message: DiagnosticArray) -> None:
+        if any(status.name.startswith(self.node_name.strip("/")) for status in message.status):
+            self._write("diagnostics", message)
+
+    def on_labels(self, message: Image) -> None:
+        cv2.imwrite(str(self.labels / f"{stamp_ns(message.header)}.png"), decode_image(message),
+                    [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+    def _write(self, name: str, message: DiagnosticArray) -> None:
+        statuses = {status.name: {"level": status.level[0], "message": status.message,
+                                  "values": {one.key: one.value for one in status.values}}
+                    for status in message.status}
+        line = {"stamp": stamp_ns(message.header), "received": time.monotonic_ns(), "statuses": statuses}
+        self.files[name].write(json.dumps(line) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="recorder", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--node", default="mss_perception", help="name of the node (default mss_perception)")
+    parser.add_argument("--no-labels", action="store_true", help="leave the segmentation images out")
+    options = parser.parse_args(argv)
+    rclpy.init()
+    recorder = Recorder(options.out, options.node, not options.no_labels)
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
+        rclpy.spin(recorder)
+    leave(recorder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""Subscriptions of the node, and what is known of each topic: received, lost, its rate, QoS and type mismatches."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections import deque
+from collections.abc import Callable
+
+from nav_msgs.msg import Odometry
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from mss_perception.config import Config
+from mss_perception.messages import stamp_ns
+from mss_perception.ros_compat import Subscriber, tf2_msgs
+
+TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+MESSAGE_TYPE = {"rgb": Image, "depth": Image, "event": PointCloud2, "lidar": PointCloud2}
+
+
+class LossEstimate:
+    """How many messages of a topic never arrived.
+
+    Where the middleware numbers a publisher's messages the count is exact from the first received one on. Elsewhere
+    gaps between stamps are held against the topic's own period, the median of the last intervals; a gap longer than
+    `longest_gap` periods is a sensor that paused, not a loss.
+    """
+
+    def __init__(self, longest_gap: int = 4) -> None:
+        self.received = 0
+        self.lost = 0
+        self.longest_gap = longest_gap
+        self._numbers: dict[bytes, int] = {}            # last sequence number of each publisher
+        self._intervals: deque[int] = deque(maxlen=32)  # nanoseconds between stamps
+        self._last_stamp: int | None = None
+
+    def add(self, stamp: int | None, number: int | None = None, publisher: bytes = b"") -> None:
+        """Count one message. stamp: ns, None if it has none; number: its sequence number, None if not known."""
+        self.received += 1
+        missing = self._missing_by_stamp(stamp)
+        if number:
+            missing = number - self._numbers.get(publisher, number - 1) - 1
+            self._numbers[publisher] = number
+        self.lost += max(0, missing)
+
+    def _missing_by_stamp(self, stamp: int | None) -> int:
+        previous, self._last_stamp = self._last_stamp, stamp
+        if stamp is None or previous is None or stamp <= previous:
+            return 0
+        self._intervals.append(stamp - previous)
+        if len(self._intervals) < 8:
+            return 0
+        missing = round((stamp - previous) / statistics.median(self._intervals)) - 1
+        return missing if missing < self.longest_gap else 0
+
+    @property
+    def rate_hz(self) -> float | None:
+        """The topic's own rate; None until two messages came."""
+        return 1e9 / statistics.median(self._intervals) if self._intervals else None
+
+
+def loss_cure() -> str:
+    """What helps against lost messages, given this process's settings of the middleware."""
+    if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() == "LOCALHOST" or \
+            os.environ.get("ROS_LOCALHOST_ONLY") == "1":
+        return (f"restricting ROS to this machine switches {TRANSPORTS} off: leave ROS_AUTOMATIC_DISCOVERY_RANGE and "
+                f"ROS_LOCALHOST_ONLY unset, keep machines apart by ROS_DOMAIN_ID, and set {TRANSPORTS}=LARGE_DATA")
+    if not os.environ.get(TRANSPORTS, "").startswith("LARGE_DATA"):
+        return f"set {TRANSPORTS}=LARGE_DATA for the node and for the publisher"
+    return f"start the publisher with {TRANSPORTS}=LARGE_DATA too; else the machine is too busy: lower tick_rate_hz"
+
+
+class Topic:
+    """One subscription that hands each message to `receive(message)`."""
+
+    def __init__(self, node, role: str, message_type, name: str, depth: int, receive: Callable[[object], None],
+                 latched: bool = False) -> None:
+        # Best effort matches every publisher; only what was sent before the start needs reliability. There is no
+        # deadline policy: to detect silence with one would stop publishers without it from matching.
+        qos = QoSProfile(depth=depth,
+                         reliability=ReliabilityPolicy.RELIABLE if latched else ReliabilityPolicy.BEST_EFFORT,
+                         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+        self.node, self.role, self.receive = node, role, receive
+        self.loss = LossEstimate()
+        # Without rclpy's event handlers, which make every wait of a Python executor about twice as expensive:
+        # `mismatch` asks the graph for the same.
+        self._subscriber = Subscriber(
+            node, message_type, name, qos_profile=qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
+        self.name = self._subscriber.sub.topic_name
+        self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
+        self._subscriber.registerCallback(self._arrived)
+
+    def _arrived(self, message, info: dict) -> None:
+        header = getattr(message, "header", None)
+        number, publisher = info.get("publication_sequence_number"), info.get("publisher_gid")
+        if number and not publisher and self.publishers > 1:
+            number = None       # several publishers' numbers that cannot be told apart
+        self.loss.add(stamp_ns(header) if header is not None else None, number,
+                      bytes(publisher["data"]) if publisher else b"")
+        self.receive(message)
+
+    def mismatch(self) -> str:
+        """Why a publisher of the topic can send nothing here: its QoS or its type. Empty when there is none such."""
+        for publisher in self.node.get_publishers_info_by_topic(self.name):
+            who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+            if publisher.topic_type != self._type_name:
+                return f"{self.name} is published by {who} as {publisher.topic_type}, must be {self._type_name}"
+            compatible, reason = qos_check_compatible(publisher.qos_profile, self._subscriber.sub.qos_profile)
+            if compatible == QoSCompatibility.ERROR:
+                return (f"{self.name} is published by {who} with incompatible QoS ({reason.rstrip('; ')}); change it "
+                        f"there or by the parameters qos_overrides.{self.name}.subscription.*")
+        return ""
+
+    @property
+    def publishers(self) -> int:
+        """Number of matched publishers."""
+        return self._subscriber.sub.get_publisher_count()
+
+    def loss_warning(self) -> str:
+        """What was lost and its cure; empty when nothing was."""
+        if not self.loss.lost:
+            return ""
+        share = self.loss.lost / (self.loss.lost + self.loss.received)
+        return f"{self.name} lost about {self.loss.lost} messages ({share:.1%}); {loss_cure()}"
+
+    def destroy(self) -> None:
+        self.node.destroy_subscription(self._subscriber.sub)
+
+
+def subscribe(node, config: Config, receive: Callable[[str, object], None]) -> list[Topic]:
+    """Subscribe to every enabled input, its CameraInfo, odometry and tf; `receive(role, message)` gets each message."""
+    def topic(role: str, message_type, name: str, depth: int, **options) -> Topic:
+        return Topic(node, role, message_type, name, depth, lambda message: receive(role, message), **options)
+
+    topics = []
+    for name, one in config.inputs.items():
+        # The target camera's intrinsics are the pixel grid, also when its images are not wanted.
+        if one.info_topic and (one.enabled or name == config.target_camera):
+            topics.append(topic(f"{name}/info", CameraInfo, one.info_topic, depth=5))
+        if one.enabled:
+            topics.append(topic(name, MESSAGE_TYPE[name], one.topic, depth=one.qos_depth))
+    if config.odometry_topic:
+        topics.append(topic("odom", Odometry, config.odometry_topic, depth=100))
+    if tf2_msgs:
+        topics.append(topic("tf", tf2_msgs.TFMessage, "/tf", depth=100))
+        topics.append(topic("tf_static", tf2_msgs.TFMessage, "/tf_static", depth=100, latched=True))
+    return topics

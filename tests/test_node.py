@@ -1,0 +1,219 @@
+"""The node on real ROS 2: it runs in its own process, the test publishes and subscribes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: the node cannot be tested")
+import ros_peer  # noqa: E402
+import torch  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rcl_interfaces.msg import Parameter, ParameterValue  # noqa: E402
+from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402
+from rosgraph_msgs.msg import Clock  # noqa: E402
+
+from mss_models import checkpoint as checkpoints  # noqa: E402
+from mss_models.labels import LABEL_SETS  # noqa: E402
+from mss_models.modality import DEFAULT_ENCODINGS  # noqa: E402
+from mss_models.system import create  # noqa: E402
+from mss_perception.config import Config  # noqa: E402
+from mss_perception.messages import decode_cloud, decode_image  # noqa: E402
+from mss_perception.ros_compat import TYPES  # noqa: E402
+
+LABELS = LABEL_SETS["deliver"]
+ACTIVE = "mss_perception]: active"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("network") / "random.safetensors"
+    model = create(system="segformer_mean", backbone="B0", head_width=32, num_classes=len(LABELS),
+                   modalities=("rgb", "depth", "event", "lidar"))
+    checkpoints.save(path, model, LABELS, DEFAULT_ENCODINGS, {}, image_size=(64, 64))
+    return path
+
+
+@pytest.fixture
+def peer(request):
+    one = ros_peer.Peer()
+    request.addfinalizer(one.close)
+    return one
+
+
+@pytest.fixture
+def start(tmp_path, network, peer, request):
+    """start(*parameters) -> the node's process, on the peer's domain."""
+    def begin(*parameters: str):
+        process = ros_peer.start_node(tmp_path, peer.context.get_domain_id(), f"checkpoint:={network}", "threads:=1",
+                                      "tick_rate_hz:=10.0", *parameters)
+        request.addfinalizer(lambda: process.__exit__())
+        return process
+    return begin
+
+
+def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_survived(start, peer):
+    node = start()
+    node.wait_for(ACTIVE, 60)
+    peer.listen("segmentation", "modality_mask", "confidence", "segmentation/color", "segmentation/overlay",
+                "points/labeled")
+    peer.connect("image", "camera_info", "points")
+
+    def both():
+        peer.points(peer.camera())
+
+    # depth and events never come: output all the same, with a mask that says so, under the same stamp
+    def seen(state):
+        return [stamp for stamp in peer.got["modality_mask"] if stamp in peer.got["segmentation"]
+                and peer.mask(stamp)["lidar"] == state]
+
+    assert peer.until(lambda: len(seen("OK")) >= 3 and peer.got["points/labeled"] and peer.got["segmentation/overlay"],
+                      act=both)
+    stamp = max(seen("OK"))
+    states = peer.mask(stamp)
+    assert (states["rgb"], states["lidar"]) == ("OK", "OK"), peer.got["modality_mask"][stamp]
+    assert states["depth"] in ("MISSING", "STALE")
+    mask = {name: peer.summary(stamp)[name] for name in states}
+    assert mask == {"rgb": "1", "lidar": "1", "depth": "0", "event": "0"}
+    labels = peer.got["segmentation"][stamp]
+    assert (labels.encoding, labels.header.frame_id) == ("mono8", "cam")
+    assert decode_image(labels).shape == (ros_peer.HEIGHT, ros_peer.WIDTH)
+    assert decode_image(labels).max() < len(LABELS)
+
+    # pictures are made once somebody subscribes, and show the same labels
+    colored = max(peer.got["segmentation/color"].keys() & peer.got["segmentation"].keys())
+    assert np.array_equal(decode_image(peer.got["segmentation/color"][colored]),
+                          LABELS.colorize(decode_image(peer.got["segmentation"][colored])))
+    pointed = max(peer.got["points/labeled"].keys() & peer.got["segmentation"].keys())
+    cloud = decode_cloud(peer.got["points/labeled"][pointed])
+    assert {"x", "y", "z", "label", "confidence", "rgb"} <= set(cloud.fields.dtype.names)
+    point = cloud.fields[0]
+    u, v = (50 * point["x"] / point["z"] + 31.5, 50 * point["y"] / point["z"] + 23.5)
+    assert decode_image(peer.got["segmentation"][pointed])[round(float(v)), round(float(u))] == point["label"]
+    red, green, blue = LABELS.palette[point["label"]]
+    assert np.float32(point["rgb"]).view(np.uint32) == red << 16 | green << 8 | blue
+
+    # an unknown encoding makes that input INVALID with its reason; the LiDAR carries on alone, then both again
+    peer.got["modality_mask"].clear()
+    assert peer.until(lambda: any(peer.mask(one)["rgb"] == "INVALID" for one in peer.got["modality_mask"]),
+                      act=lambda: peer.points(peer.camera("yuv_nonsense")))
+    bad = next(one for one in peer.got["modality_mask"] if peer.mask(one)["rgb"] == "INVALID")
+    assert "yuv_nonsense" in str(peer.got["modality_mask"][bad])
+    peer.got["modality_mask"].clear()
+    assert peer.until(lambda: any(peer.mask(one)["rgb"] == "OK" for one in peer.got["modality_mask"]), act=both)
+
+    # a cloud without a transform to the camera is INVALID, never taken as if it were in the camera
+    assert peer.until(lambda: any(peer.mask(one)["lidar"] == "INVALID" for one in peer.got["modality_mask"]),
+                      act=lambda: peer.points(peer.camera(), frame="somewhere"))
+
+    # diagnostics account for everything
+    def figures():
+        return {one.key: one.value for one in peer.status("segmentation").values} if peer.diagnostics else {}
+
+    assert peer.until(lambda: {"warnings.rgb_invalid", "warnings.lidar_invalid"} <= set(figures()), act=both)
+    values = figures()
+    drops = sum(int(count) for key, count in values.items() if key.startswith("dropped."))
+    assert 0 <= int(values["ticks"]) - int(values["outputs"]) - drops <= 2      # sets in work
+    assert {"latency_ms.wait.p95", "latency_ms.inference.p95", "latency_ms.stamp_to_publish.p99"} <= set(values)
+
+    status, seconds = node.interrupt()
+    assert status == 0, node.last_words()
+    assert seconds < 2.0
+
+
+@pytest.mark.parametrize(("parameters", "words"), [
+    # all that is wrong is said at once
+    (["deadline_sec:=-1.0", "late_policy:=never", "rgb.queue:=0.5"],
+     ["deadline_sec", "-1.0", "late_policy", "'never'", "drop, publish", "rgb.queue", "0.5"]),
+    (["tick_source:=[radar]"], ["tick_source", "'radar'", "rgb, depth, event, lidar"]),
+    (["checkpoint:=/nowhere/net.safetensors"], ["cannot configure", "/nowhere/net.safetensors"]),
+    (["calibration_file:=/nowhere/calibration.yaml"], ["cannot activate", "/nowhere/calibration.yaml"]),
+])
+def test_what_is_wrong_at_the_start_ends_the_process_and_is_named(start, parameters, words):
+    node = start(*parameters)
+    assert node.popen.wait(60) == 1
+    assert all(word in node.last_words() for word in words), node.last_words()
+    assert "Traceback" not in node.last_words()
+
+
+def call(peer, kind, service: str, request):
+    client = peer.node.create_client(kind, f"/mss_perception/{service}")
+    assert client.wait_for_service(timeout_sec=30)
+    future = client.call_async(request)
+    assert peer.until(future.done)
+    return future.result()
+
+
+def test_lifecycle_by_hand_and_parameters_at_run_time(start, peer):
+    node = start("autostart:=false")
+
+    def state() -> str:
+        return call(peer, GetState, "get_state", GetState.Request()).current_state.label
+
+    def change(transition: int) -> bool:
+        return call(peer, ChangeState, "change_state",
+                    ChangeState.Request(transition=Transition(id=transition))).success
+
+    def set_parameter(name: str, **value):
+        return call(peer, SetParameters, "set_parameters", SetParameters.Request(
+            parameters=[Parameter(name=name, value=ParameterValue(**value))])).results[0]
+
+    assert state() == "unconfigured"
+    for _ in range(2):      # the whole circle, twice
+        assert change(Transition.TRANSITION_CONFIGURE) and state() == "inactive"
+        assert change(Transition.TRANSITION_ACTIVATE) and state() == "active"
+        peer.listen("segmentation")
+        peer.got.clear()
+        assert peer.until(lambda: peer.got["segmentation"], act=peer.camera)
+        assert change(Transition.TRANSITION_DEACTIVATE) and state() == "inactive"
+        assert peer.until(lambda: not peer.publishers["image"].get_subscription_count())
+        assert change(Transition.TRANSITION_CLEANUP) and state() == "unconfigured"
+
+    assert set_parameter("deadline_sec", type=3, double_value=0.2).successful
+    refused = set_parameter("deadline_sec", type=3, double_value=-1.0)
+    assert not refused.successful and "deadline_sec" in refused.reason
+    refused = set_parameter("min_modalities", type=2, integer_value=9)       # in range, but there are four inputs
+    assert not refused.successful and "min_modalities = 9" in refused.reason
+    assert not set_parameter("tick_rate_hz", type=3, double_value=1.0).successful        # read-only
+
+    names = [name for name, *_ in Config().parameters()]
+    described = call(peer, DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names))
+    assert all(one.description for one in described.descriptors)
+    ranged = described.descriptors[names.index("tick_rate_hz")]
+    assert ranged.read_only and ranged.floating_point_range[0].to_value == 1000.0
+
+    assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_ACTIVATE)
+    status, _ = node.interrupt()
+    assert status == 0, node.last_words()
+
+
+def test_incompatible_qos_is_an_error_that_names_the_topic(start, peer):
+    start("qos_overrides./image.subscription.reliability:=reliable")     # the peer publishes best effort
+    assert peer.until(lambda: (one := peer.status("segmentation")) and one.level == b"\x02"
+                      and "/image is published by /peer with incompatible QoS" in one.message,
+                      seconds=60, act=peer.camera), peer.status("segmentation")
+
+
+def test_a_clock_that_jumps_back_starts_a_new_epoch(start, peer):
+    node = start("use_sim_time:=true")
+    node.wait_for(ACTIVE, 60)
+    clock = peer.node.create_publisher(Clock, "/clock", 10)
+    peer.listen("modality_mask")
+    peer.connect("image", "camera_info")
+    assert peer.until(clock.get_subscription_count)
+
+    def tick(now: list[int]):
+        now[0] += 100_000_000
+        clock.publish(Clock(clock=TYPES.Time(sec=now[0] // 10**9, nanosec=now[0] % 10**9)))
+        peer.camera(stamp=now[0])
+
+    def epochs() -> set[str]:
+        return {peer.summary(stamp)["epoch"] for stamp in peer.got["modality_mask"]}
+
+    for begin in (1000, 500):
+        now = [begin * 10**9]
+        assert peer.until(lambda: any(begin * 10**9 < stamp <= now[0] for stamp in peer.got["modality_mask"]),  # noqa: B023
+                          act=lambda now=now: tick(now)), node.last_words()
+    assert epochs() == {"0", "1"}

@@ -1,0 +1,112 @@
+"""The player's time line: stamps, loops and faults of serialised messages, and the calibration taken from a bag."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mss_perception import calibration
+from mss_perception.bags import BagError, BagWriter, bag_summary, typestore
+from mss_perception.camera import Camera
+from mss_perception.config import Config
+from mss_perception.faults import FaultError, FaultSchedule
+from mss_perception.messages import bag_types, encode_camera_info, encode_image, encode_transforms, stamp_ns
+from mss_perception.player import LOOP_GAP_NS, Timeline, calibration_of, shifted
+
+MS = 1_000_000
+START = 1_700_000_000 * 1_000_000_000 + 123_456_789
+CAMERA = Camera(8, 6, np.array([[8.0, 0, 3.5], [0, 8, 2.5], [0, 0, 1]]), "plumb_bob", (0.1, 0.0, 0.0, 0.0, 0.0), "cam")
+
+
+@pytest.fixture
+def bag(tmp_path):
+    """Ten images at 10 Hz received 20 ms after their stamp, camera_info with each, one tf_static."""
+    types, path = bag_types(), tmp_path / "bag"
+    mount = np.eye(4)
+    mount[:3, 3] = 1.0, 2.0, 3.0
+    with BagWriter(path) as writer:
+        writer.write("/tf_static", encode_transforms(types, [("base_link", "cam", mount)], START), START)
+        for k in range(10):
+            stamp = START + 100 * MS * k
+            image = encode_image(types, np.full((6, 8, 3), k, np.uint8), "rgb8", stamp, "cam")
+            writer.write("/camera_info", encode_camera_info(types, CAMERA, stamp), stamp + 20 * MS)
+            writer.write("/image", image, stamp + 20 * MS)
+    return bag_summary(path)
+
+
+def messages(timeline):
+    return [(item.topic, item.due_ns, typestore().deserialize_cdr(item.cdr, timeline.types[item.topic]))
+            for item in timeline]
+
+
+def test_shifted_moves_the_stamp_and_nothing_else():
+    types, store = bag_types(), typestore()
+    message = encode_image(types, np.arange(24, dtype=np.uint8).reshape(4, 6), "mono8", START, "cam")
+    raw = bytes(store.serialize_cdr(message, message.__msgtype__))
+    moved = store.deserialize_cdr(bytes(shifted(raw, 5_000_000_007)), message.__msgtype__)
+    assert stamp_ns(moved.header) == START + 5_000_000_007
+    moved.header = message.header
+    assert bytes(store.serialize_cdr(moved, message.__msgtype__)) == raw
+
+
+def test_a_zero_stamp_stays_zero():
+    types, store = bag_types(), typestore()
+    message = encode_image(types, np.zeros((2, 2), np.uint8), "mono8", 0, "cam")
+    raw = bytes(store.serialize_cdr(message, message.__msgtype__))
+    assert bytes(shifted(raw, 10**9)) == raw
+
+
+def test_an_unfaulted_bag_comes_out_as_recorded(bag):
+    played = messages(Timeline(bag, ["/image"], {"/image": "rgb"}))
+    assert [due for _, due, _ in played] == [START + 20 * MS + 100 * MS * k for k in range(10)]
+    assert [stamp_ns(message.header) for *_, message in played] == [START + 100 * MS * k for k in range(10)]
+    assert [int(message.data[0]) for *_, message in played] == list(range(10))
+
+
+def test_loops_and_the_shift_keep_latency_and_rising_stamps(bag):
+    timeline = Timeline(bag, ["/image"], {"/image": "rgb"}, loops=3, shift_ns=7 * MS)
+    played = messages(timeline)
+    stamps = [stamp_ns(message.header) for *_, message in played]
+    assert len(played) == 30 and np.all(np.diff(stamps) > 0)
+    assert {due - stamp for (_, due, _), stamp in zip(played, stamps, strict=True)} == {20 * MS}
+    assert stamps[0] == START + 7 * MS
+    assert stamps[10] - stamps[0] == bag.end_ns - bag.start_ns + LOOP_GAP_NS
+
+
+@pytest.mark.parametrize("fault", ["rgb:drop@0.3-0.6", "rgb:delay=0.25@0.2-0.5", "rgb:corrupt@0.4-", "rgb:noise@0-",
+                                   "rgb:freeze@0.5-0.8", "rgb:stamp=-0.4@0.1-0.3"])
+def test_faults_are_those_of_the_replay(bag, fault):
+    """Serialising again must not change what the schedule makes of the decoded messages."""
+    from mss_perception.bags import read_bag
+
+    topics, roles = ["/image", "/camera_info"], {"/image": "rgb", "/camera_info": "rgb/info"}
+    played = messages(Timeline(bag, topics, roles, [fault], seed=3))
+    expected = list(FaultSchedule([fault], 3, roles).apply(read_bag(bag.path, topics), bag.start_ns))
+    assert [(topic, due) for topic, due, _ in played] == [(topic, due) for topic, due, _ in expected]
+    for (_, _, mine), (_, _, other) in zip(played, expected, strict=True):
+        assert stamp_ns(mine.header) == stamp_ns(other.header)
+        if hasattr(mine, "data"):
+            assert bytes(mine.data) == bytes(other.data)
+
+
+def test_fault_times_count_from_the_first_loop(bag):
+    """A fault after the bag's end belongs to the second loop."""
+    period = (bag.end_ns - bag.start_ns + LOOP_GAP_NS) / 1e9
+    timeline = Timeline(bag, ["/image"], {"/image": "rgb"}, [f"rgb:drop@{period:.6f}-"], loops=2, shift_ns=MS)
+    assert len(messages(timeline)) == 10
+
+
+def test_errors_name_what_is_there(bag):
+    with pytest.raises(BagError, match=r"no topic /lidar.*/camera_info, /image"):
+        Timeline(bag, ["/lidar"], {})
+    with pytest.raises(FaultError, match="'lidar'"):
+        Timeline(bag, ["/image"], {"/image": "rgb"}, ["lidar:drop@1-2"])
+
+
+def test_calibration_of_a_bag_survives_its_file(bag, tmp_path):
+    calibration.save(tmp_path / "calibration.yaml", calibration_of(bag, Config()))
+    loaded = calibration.load(tmp_path / "calibration.yaml")
+    assert list(loaded.cameras) == ["rgb"]
+    assert np.allclose(loaded.cameras["rgb"].K, CAMERA.K) and loaded.cameras["rgb"].D == CAMERA.D
+    (parent, child, T), = loaded.extrinsics
+    assert (parent, child) == ("base_link", "cam") and np.allclose(T[:3, 3], [1, 2, 3])

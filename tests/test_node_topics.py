@@ -1,0 +1,123 @@
+"""What the node knows of its topics without a network or publishers: lost messages, stand-ins for ROS packages."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="ROS 2 is not installed: the node cannot be tested")
+from mss_perception import ros_compat  # noqa: E402
+from mss_perception.messages import decode_cloud, decode_image, encode_cloud, encode_image  # noqa: E402
+from mss_perception.ros_topics import LossEstimate, loss_cure  # noqa: E402
+
+MS = 1_000_000
+
+
+def test_sequence_numbers_count_exactly_and_per_publisher():
+    loss = LossEstimate()
+    for publisher, number in [(b"a", 7), (b"a", 8), (b"b", 100), (b"a", 11), (b"b", 101), (b"b", 105)]:
+        loss.add(None, number, publisher)
+    assert (loss.received, loss.lost) == (6, 2 + 3)
+
+
+def test_a_restarted_publisher_is_no_loss():
+    loss = LossEstimate()
+    for number in (50, 51, 1, 2, 4):
+        loss.add(None, number, b"a")
+    assert loss.lost == 1
+
+
+def test_gaps_are_held_against_the_topics_own_rate():
+    random = np.random.default_rng(0)
+    stamps = np.arange(200) * 100 * MS + random.integers(-10 * MS, 10 * MS, 200)     # 10 Hz, jittered
+    missing = {40, 41, 90, 150}
+    loss = LossEstimate()
+    for k in sorted(set(range(200)) - missing):
+        loss.add(int(stamps[k]))
+    assert loss.lost == len(missing)
+    assert loss.rate_hz == pytest.approx(10, rel=0.1)
+
+
+def test_a_sensor_that_pauses_loses_nothing():
+    loss = LossEstimate()
+    for k in [*range(50), *range(80, 130)]:
+        loss.add(k * 100 * MS)
+    assert loss.lost == 0
+
+
+def test_the_cure_names_what_is_set(monkeypatch):
+    for name in ("FASTDDS_BUILTIN_TRANSPORTS", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "set FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA" in loss_cure()
+    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
+    assert "publisher with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA" in loss_cure()
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    assert "ROS_AUTOMATIC_DISCOVERY_RANGE" in loss_cure()
+
+
+def test_published_images_and_clouds_decode_to_what_went_in():
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
+    message = ros_compat.image_message(pixels, "rgb8", 12 * 10**9 + 5, "cam")
+    assert np.array_equal(decode_image(message), pixels)
+    assert (message.header.stamp.sec, message.header.stamp.nanosec, message.header.frame_id) == (12, 5, "cam")
+    columns = {"x": np.arange(4, dtype=np.float32), "label": np.arange(4, dtype=np.uint8)}
+    cloud = decode_cloud(ros_compat.cloud_message(columns, 1, "cam"))
+    assert all(np.array_equal(cloud.fields[name], column) for name, column in columns.items())
+
+
+def test_sensor_msgs_py_makes_the_same_cloud_as_the_stand_in():
+    if ros_compat.point_cloud2 is None:
+        pytest.skip("sensor_msgs_py is not installed: the stand-in has nothing to be compared with")
+    columns = {"x": np.arange(9, dtype=np.float32), "label": np.arange(9, dtype=np.uint8)}
+    real, own = ros_compat.cloud_message(columns, 5, "cam"), encode_cloud(ros_compat.TYPES, columns, 5, "cam")
+    assert np.array_equal(decode_cloud(real).fields, decode_cloud(own).fields)
+    assert (real.point_step, real.width, real.height) == (own.point_step, own.width, own.height)
+
+
+def test_cv_bridge_makes_the_same_image_as_the_stand_in():
+    if ros_compat.cv_bridge is None:
+        pytest.skip("cv_bridge is not installed: the stand-in has nothing to be compared with")
+    pixels = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    real = ros_compat.image_message(pixels, "mono8", 5, "cam")
+    own = encode_image(ros_compat.TYPES, pixels, "mono8", 5, "cam")
+    assert (real.encoding, real.step, bytes(real.data)) == (own.encoding, own.step, bytes(own.data))
+
+
+def test_message_filters_subscriber_hands_on_the_message_info_too():
+    """With the real package as with the stand-in: the override must be what rclpy calls."""
+    class Node:
+        def create_subscription(self, kind, topic, callback, **options):
+            self.callback, self.options = callback, options
+            return self
+
+    node, got = Node(), []
+    ros_compat.Subscriber(node, object, "image", qos_profile=5).registerCallback(lambda *values: got.append(values))
+    node.callback("message", {"publication_sequence_number": 3})
+    assert got == [("message", {"publication_sequence_number": 3})] and node.options["qos_profile"] == 5
+
+
+def test_messages_of_every_severity_reach_the_nodes_log(capfd):
+    """rclpy refuses another severity at the same line of code, with an exception that would end the thread."""
+    import rclpy
+
+    from mss_perception.node import RosLog
+
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    node = rclpy.create_node("log_test", context=context)
+    log = logging.getLogger("mss_perception.test")
+    log.addHandler(handler := RosLog(node.get_logger()))
+    log.setLevel(logging.INFO)
+    try:
+        for level, text in ((logging.INFO, "one"), (logging.WARNING, "two"), (logging.ERROR, "three"),
+                            (logging.WARNING, "four")):
+            log.log(level, text)
+    finally:
+        log.removeHandler(handler)
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+    written = "".join(capfd.readouterr())
+    for severity, text in (("INFO", "one"), ("WARN", "two"), ("ERROR", "three"), ("WARN", "four")):
+        assert any(severity in line and text in line for line in written.splitlines()), f"{text} is not in: {written}"
