@@ -1,7 +1,7 @@
 """Configuration: every parameter is declared here once, with its description, range and default.
 
-The node declares its ROS parameters from these fields, replay reads the same names from a YAML file, and the
-documentation is generated from them. A parameter of an input is written `<input>.<field>`, e.g. `lidar.offset_sec`.
+The node declares its ROS parameters from these fields, and replay reads the same names from a YAML file. A parameter
+of an input is written `<input>.<field>`, e.g. `lidar.offset_sec`.
 """
 
 from __future__ import annotations
