@@ -15,6 +15,7 @@ PACKAGES = [
     "mss_models.runtime",
     "mss_models.systems",
     "mss_perception",
+    "mss_perception.messages",
     "training",
     "training.datasets",
     "training.synthetic",

@@ -9,7 +9,7 @@
 | vision_msgs | ~/label_info is published | it is not; the log lists the classes |
 | event_camera_msgs | events may come as EventPacket | events come as PointCloud2 (x, y, t, p) |
 
-Received messages are decoded by messages.py everywhere, so that live and replay give the same bits.
+Received messages are decoded by mss_perception.messages everywhere, so that live and replay give the same bits.
 """
 
 from __future__ import annotations
