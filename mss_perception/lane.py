@@ -24,8 +24,8 @@ class LaneImage:
     figures: dict[str, int | float | bool] = field(default_factory=dict)
 
 
-def require(encoding: Encoding, modality: str, name: str, version: int = 1) -> None:
-    """Raise ValueError unless the encoding that a checkpoint asks for is the one that this lane makes."""
-    if (encoding.modality, encoding.name, encoding.version) != (modality, name, version):
-        raise ValueError(f"the checkpoint wants {encoding.modality} encoded as {encoding.name!r} version "
-                         f"{encoding.version}; this lane makes {modality} as {name!r} version {version}")
+def require(encoding: Encoding, *names: str) -> None:
+    """Raise ValueError unless the encoding that a checkpoint asks for is one that this lane makes, by name."""
+    if encoding.name not in names:
+        raise ValueError(f"the checkpoint wants {encoding.modality} encoded as {encoding.name!r}; this lane makes "
+                         f"{' or '.join(map(repr, names))}")
