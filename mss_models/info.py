@@ -26,17 +26,20 @@ SIZE = 512
 
 
 def describe(system: str, backbone: str = "B2", head_width: int = 256, modalities: Sequence[str] = MODALITIES,
-             num_classes: int = 25) -> dict[str, Any]:
-    """One row: what the options were, the parameters (numbers), the GFLOPs and the source of the system."""
+             num_classes: int = 25, **options: Any) -> dict[str, Any]:
+    """One row: what the options were, the parameters (numbers), the GFLOPs, and where the system comes from.
+
+    `options` are the system's own. `ours` says what is not the source's, where it is silent.
+    """
     with torch.device("meta"):  # shapes only: nothing is allocated or computed
         model = create(system=system, backbone=backbone, head_width=head_width, modalities=modalities,
-                       num_classes=num_classes).eval()
+                       num_classes=num_classes, **options).eval()
     training_only = sum(count_parameters(model.get_submodule(name)) for name in model.training_only)
     total = count_parameters(model)
     return {"system": system, "backbone": backbone, "modalities": list(model.modalities), "head_width": head_width,
             "parameters": total, "parameters_inference": total - training_only,
             "gflops": gflops(model, published_order=True), "gflops_executed": gflops(model, published_order=False),
-            "source": model.source}
+            "source": model.source, "ours": model.ours}
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -78,6 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{row['system']:<16} {row['backbone']:<8} {row['head_width']:>4} {' '.join(row['modalities']):<24} "
               f"{row['parameters'] / 1e6:>9.3f} {row['parameters_inference'] / 1e6:>11.3f} {row['gflops']:>7.2f} "
               f"{row['gflops_executed']:>8.2f}  {row['source']}")
+    for row in rows:
+        if row["ours"]:
+            print(f"ours in {row['system']}: {row['ours']}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from mss_models.backbones import BACKBONES, create_backbone
-from mss_models.backbones.mit import Attention, DropPath
+from mss_models.backbones.mit import Attention
+from mss_models.layers.tokens import DropPath
 from mss_models.heads.segformer import SegFormerHead
 from mss_models.info import count_parameters, describe, main
 

@@ -1,26 +1,29 @@
 """Mix Transformer (MiT), the encoder of SegFormer (Xie et al., NeurIPS 2021, arXiv 2105.15203, section 3.1).
 
-Tokens stay in (B, H, W, C) order throughout: linear layers and norms work on the last axis, and the same memory seen
-as (B, C, H, W) is what convolutions call channels-last, so nothing is ever copied to change the layout.
+Also the form of PVTv2 (backbones/pvt_v2.py). Maps are tokens, (B, H, W, C), throughout: layers/tokens.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mss_models.layers.initialisation import initialise
+from mss_models.layers.tokens import DropPath, MixFFN, attend, convolve, drop_path_rates
 
 
 @dataclass(frozen=True)
 class MiTVariant:
+    """Per stage: channels, number of blocks, attention heads, spatial reduction of keys and values, MLP ratio."""
+
     channels: tuple[int, int, int, int]
     depths: tuple[int, int, int, int]
     heads: tuple[int, int, int, int] = (1, 2, 5, 8)
     reductions: tuple[int, int, int, int] = (8, 4, 2, 1)
+    ratios: tuple[int, int, int, int] = (4, 4, 4, 4)
 
 
 MIT_VARIANTS: dict[str, MiTVariant] = {
@@ -32,13 +35,9 @@ MIT_VARIANTS: dict[str, MiTVariant] = {
     "B5": MiTVariant((64, 128, 320, 512), (3, 6, 40, 3)),
 }
 
-# NVlabs' values: 1e-6 in the blocks and at each stage's output, torch's 1e-5 in patch embedding and reduction.
-BLOCK_EPS = 1e-6
-
-
-def convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Apply a convolution to tokens: (B, H, W, C) -> (B, H', W', C')."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+# Of the norms in the blocks and at each stage's output; those of patch embedding and reduction have torch's 1e-5.
+NVLABS_EPS = 1e-6  # SegFormer's own code, PVTv2's too
+DELIVER_EPS = 1e-5  # the code of CMNeXt and of its descendants
 
 
 class PatchEmbedding(nn.Module):
@@ -53,13 +52,9 @@ class PatchEmbedding(nn.Module):
         return self.norm(convolve(self.proj, x))  # (B, H, W, C) -> (B, H/stride, W/stride, C')
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Scaled dot-product attention: q (B, heads, N, D), k and v (B, heads, M, D) -> (B, heads, N, D)."""
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu" and torch.is_grad_enabled():
-        # The backward pass of torch's fused CPU kernel is about ten times slower in bf16 than in fp32.
-        with torch.autocast("cpu", enabled=False):
-            return F.scaled_dot_product_attention(q.float(), k.float(), v.float()).to(q.dtype)
-    return F.scaled_dot_product_attention(q, k, v)
+def patch_convolution(channels: Sequence[int], stage: int) -> tuple[int, int, int, int]:
+    """(in channels, channels, kernel, stride) of the patch embedding of stage 0..3 that yields `channels[stage]`."""
+    return (channels[stage - 1], channels[stage], 3, 2) if stage else (3, channels[0], 7, 4)
 
 
 class Attention(nn.Module):
@@ -86,41 +81,13 @@ class Attention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
 
 
-class MixFFN(nn.Module):
-    """MLP with a 3x3 depth-wise convolution inside, which also tells the tokens their position (equation 3)."""
-
-    def __init__(self, channels: int, ratio: int = 4) -> None:
-        super().__init__()
-        hidden = ratio * channels
-        self.fc1 = nn.Linear(channels, hidden)
-        self.dwconv = nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(convolve(self.dwconv, self.fc1(x))))
-
-
-class DropPath(nn.Module):
-    """In training, drop a sample's residual branch with the given probability and scale up the kept ones."""
-
-    def __init__(self, probability: float) -> None:
-        super().__init__()
-        self.probability = probability
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.probability == 0:
-            return x
-        keep = 1 - self.probability
-        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
-
-
 class Block(nn.Module):
-    def __init__(self, channels: int, heads: int, reduction: int, drop_path: float) -> None:
+    def __init__(self, channels: int, heads: int, reduction: int, ratio: int, drop_path: float, eps: float) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(channels, eps=BLOCK_EPS)
+        self.norm1 = nn.LayerNorm(channels, eps=eps)
         self.attention = Attention(channels, heads, reduction)
-        self.norm2 = nn.LayerNorm(channels, eps=BLOCK_EPS)
-        self.mlp = MixFFN(channels)
+        self.norm2 = nn.LayerNorm(channels, eps=eps)
+        self.mlp = MixFFN(channels, ratio)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,11 +96,13 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    def __init__(self, embed: PatchEmbedding, blocks: list[Block], channels: int) -> None:
+    """Tokens (B, H, W, C) -> (B, H/stride, W/stride, C')."""
+
+    def __init__(self, embed: PatchEmbedding, blocks: list[Block], channels: int, eps: float) -> None:
         super().__init__()
         self.embed = embed
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(channels, eps=BLOCK_EPS)
+        self.norm = nn.LayerNorm(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
@@ -145,27 +114,32 @@ class Stage(nn.Module):
 class MiT(nn.Module):
     """(B, 3, H, W) -> four maps (B, channels[i], H / strides[i], W / strides[i]), channels-last in memory.
 
-    H and W must be multiples of 32. `drop_path` rises linearly over depth from 0 to the given value.
+    H and W must be multiples of 32. `drop_path` rises linearly over depth from 0 to the given value. `stages` may also
+    be run one by one on tokens: a stage's output is both the map and the next stage's input.
     """
 
     strides = (4, 8, 16, 32)
 
-    def __init__(self, variant: MiTVariant, drop_path: float = 0.1) -> None:
+    def __init__(self, variant: MiTVariant, drop_path: float = 0.1, eps: float = NVLABS_EPS) -> None:
         super().__init__()
-        self.channels = variant.channels
-        rates = iter(torch.linspace(0, drop_path, sum(variant.depths), device="cpu").tolist())
+        self.channels, self.depths, self.heads = variant.channels, variant.depths, variant.heads
         self.stages = nn.ModuleList()
-        for i, channels in enumerate(variant.channels):
-            embed = PatchEmbedding(variant.channels[i - 1], channels, 3, 2) if i else PatchEmbedding(3, channels, 7, 4)
-            blocks = [Block(channels, variant.heads[i], variant.reductions[i], next(rates))
-                      for _ in range(variant.depths[i])]
-            self.stages.append(Stage(embed, blocks, channels))
+        for i, rates in enumerate(drop_path_rates(variant.depths, drop_path)):
+            blocks = [Block(variant.channels[i], variant.heads[i], variant.reductions[i], variant.ratios[i], rate, eps)
+                      for rate in rates]
+            embed = PatchEmbedding(*patch_convolution(variant.channels, i))
+            self.stages.append(Stage(embed, blocks, variant.channels[i], eps))
         self.apply(initialise)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)  # (B, H, W, 3)
+        x = to_tokens(x)
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x.permute(0, 3, 1, 2))  # (B, C, H, W)
         return features
+
+
+def to_tokens(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) as tokens (B, H, W, 3), contiguous."""
+    return images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
