@@ -39,11 +39,19 @@ class Cloud:
         values = self.fields[name]
         return values.reshape(self.fields.size, *values.shape[self.fields.ndim:])
 
+    def scalar(self, name: str) -> np.ndarray:
+        """(N,) values of a field that has one value per point, row-major. Raises MessageError where it has several."""
+        values = self.field(name)
+        if values.ndim != 1:
+            raise MessageError(f"point cloud field {name!r} has {values.shape[1]} values per point; must have one")
+        return values
+
     def xyz(self) -> np.ndarray:
-        """(N, 3) float32 positions, a contiguous copy."""
+        """(N, 3) float32 positions, a contiguous copy; what float32 cannot hold becomes infinite."""
         points = np.empty((self.fields.size, 3), np.float32)
-        for column, name in enumerate("xyz"):
-            points[:, column] = self.field(name)
+        with np.errstate(over="ignore"):
+            for column, name in enumerate("xyz"):
+                points[:, column] = self.scalar(name)
         return points
 
 
@@ -64,13 +72,14 @@ def decode_cloud(msg) -> Cloud:
         if field.datatype not in POINT_TYPES:
             raise MessageError(f"cloud field {field.name!r} has datatype {field.datatype}; known: 1 to 8")
         dtype = np.dtype(POINT_TYPES[field.datatype]).newbyteorder(">" if msg.is_bigendian else "<")
-        if field.count < 1 or field.offset + dtype.itemsize * field.count > point_step:
-            raise MessageError(f"cloud field {field.name!r} of {field.count} x {dtype} at offset {field.offset} does "
-                               f"not fit point_step = {point_step}")
+        values = max(1, int(field.count))       # old drivers leave 0 for one; PCL reads it so, too
+        if field.offset + dtype.itemsize * values > point_step:
+            raise MessageError(f"cloud field {field.name!r} of {values} x {dtype} at offset {field.offset} does not "
+                               f"fit point_step = {point_step}")
         if not field.name or field.name in names:
             raise MessageError(f"cloud field name {field.name!r} is empty or comes twice")
         names.append(field.name)
-        formats.append(dtype if field.count == 1 else (dtype, (int(field.count),)))
+        formats.append(dtype if values == 1 else (dtype, (values,)))
         offsets.append(int(field.offset))
     if not names:
         raise MessageError("cloud has no fields; at least x, y and z are needed")
