@@ -2,10 +2,11 @@
 
 Pixel coordinates have the centre of the top left pixel at (0, 0), as in ROS and OpenCV. Frames are optical (REP 103):
 x right, y down, z forward. Distortion models and coefficient order are those of sensor_msgs/CameraInfo:
-plumb_bob (k1 k2 p1 p2 k3), rational_polynomial (k1 k2 p1 p2 k3 k4 k5 k6), equidistant (k1 k2 k3 k4).
+plumb_bob (k1 k2 p1 p2 k3), rational_polynomial (k1 k2 p1 p2 k3 k4 k5 k6, and OpenCV's thin prism s1 s2 s3 s4),
+equidistant (k1 k2 k3 k4). OpenCV's tilted sensor (two more coefficients) is refused.
 
-A distortion polynomial is monotonic only up to some distance from the optical axis; beyond it, it folds points far
-outside the view back into the image. `Camera.valid_radius` is that distance; points at or beyond it are never valid.
+A distortion is one-to-one only up to some distance from the optical axis; beyond it, it folds points far outside the
+view back into the image. `Camera.valid_radius` is that distance; points at or beyond it are never valid.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from mss_perception import kernels
 
 # model -> allowed numbers of coefficients
-DISTORTION_MODELS = {"none": (0,), "plumb_bob": (0, 4, 5), "rational_polynomial": (8,), "equidistant": (4,)}
+DISTORTION_MODELS = {"none": (0,), "plumb_bob": (0, 4, 5), "rational_polynomial": (8, 12), "equidistant": (4,)}
 # sensor_msgs names of the same models elsewhere
 ALIASES = {"": "none", "fisheye": "equidistant"}
 # "No limit", for models that see less than the half space in front: a field of view of 179.9 degrees.
@@ -58,8 +59,13 @@ class Camera:
         if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
             raise CameraError(f"camera matrix K = {K.ravel().tolist()} needs finite values and positive focal lengths; "
                               "is the camera calibrated?")
+        if K[1, 0] or K[2].tolist() != [0, 0, 1]:
+            raise CameraError(f"camera matrix K = {K.ravel().tolist()} must be fx s cx, 0 fy cy, 0 0 1")
         if self.model not in DISTORTION_MODELS:
             raise CameraError(f"distortion model {self.model!r} is unknown; known: {', '.join(DISTORTION_MODELS)}")
+        if self.model == "rational_polynomial" and any(self.D[12:]):
+            raise CameraError(f"distortion coefficients 13 and 14 (tilted sensor) are {self.D[12:]}; only 0 is "
+                              "supported: calibrate without CALIB_TILTED_MODEL")
         if len(self.D) not in DISTORTION_MODELS[self.model] or not np.isfinite(self.D).all():
             raise CameraError(f"{self.model} needs {' or '.join(map(str, DISTORTION_MODELS[self.model]))} finite "
                               f"coefficients, got D = {self.D}")
@@ -76,22 +82,35 @@ class Camera:
 
     @classmethod
     def from_info(cls, msg) -> Camera:
-        """From a sensor_msgs/CameraInfo, for the raw (unrectified) image; binning and region of interest applied."""
+        """From a sensor_msgs/CameraInfo, for the raw (unrectified) image; region of interest and binning applied.
+
+        Both as REP 104 defines them: K and the region are in pixels of the full sensor, binning comes last. A binned
+        pixel is taken as the mean of its block, so that its centre is the block's.
+        """
         model = ALIASES.get(msg.distortion_model, msg.distortion_model)
         D = [float(value) for value in msg.d]
-        if model == "rational_polynomial" and not any(D[8:]):
-            D = D[:8]       # OpenCV's thin prism and tilt coefficients, unused
         if model == "none" and any(D):
             raise CameraError(f"camera_info has coefficients D = {D} but distortion_model = {msg.distortion_model!r}")
-        if model == "plumb_bob" and len(D) == 8 or model in ("plumb_bob", "rational_polynomial") and not any(D):
-            model = "rational_polynomial" if any(D) else "none"
-        roi, bin_x, bin_y = msg.roi, max(1, int(msg.binning_x)), max(1, int(msg.binning_y))
+        if model == "plumb_bob" and len(D) in (8, 12, 14):
+            model = "rational_polynomial"       # the same formula; some drivers keep the name
+        if model == "rational_polynomial":
+            for used in (8, 12):
+                if not any(D[used:]):
+                    D = D[:used]
+                    break
+        if model in ("plumb_bob", "rational_polynomial") and not any(D):
+            model, D = "none", []
         K = np.array(msg.k, np.float64).reshape(3, 3)
-        K[0, 2] -= roi.x_offset
-        K[1, 2] -= roi.y_offset
+        roi = msg.roi
         width, height = int(roi.width or msg.width), int(roi.height or msg.height)
-        camera = cls(width, height, K, model, tuple(D) if model != "none" else (), msg.header.frame_id.lstrip("/"))
-        return camera if bin_x == bin_y == 1 else camera.scaled(width // bin_x, height // bin_y)
+        if roi.x_offset + width > msg.width or roi.y_offset + height > msg.height:
+            raise CameraError(f"camera_info's roi of {width} x {height} at {roi.x_offset}, {roi.y_offset} leaves the "
+                              f"sensor of {msg.width} x {msg.height}")
+        K[:2, 2] -= roi.x_offset, roi.y_offset
+        bin_x, bin_y = max(1, int(msg.binning_x)), max(1, int(msg.binning_y))
+        # What fills no block at the right and at the bottom is not part of the image.
+        whole = cls(width - width % bin_x, height - height % bin_y, K, model, tuple(D), msg.header.frame_id.lstrip("/"))
+        return whole if bin_x == bin_y == 1 else whole.scaled(whole.width // bin_x, whole.height // bin_y)
 
     def scaled(self, width: int, height: int) -> Camera:
         """The same view on another pixel grid; pixel corners, not centres, stay where they are."""
@@ -101,14 +120,14 @@ class Camera:
 
     @cached_property
     def distortion(self) -> tuple[int, np.ndarray]:
-        """(kind, (8,) float64 coefficients) as the kernels take them; radial models as k1 k2 p1 p2 k3 k4 k5 k6."""
-        coefficients = np.zeros(8)
+        """(kind, (12,) float64 coefficients) as the kernels take them; radial ones as rational_polynomial has them."""
+        coefficients = np.zeros(12)
         coefficients[:len(self.D)] = self.D
         return (kernels.EQUIDISTANT if self.model == "equidistant" else kernels.RADIAL), coefficients
 
     @cached_property
     def valid_radius(self) -> float:
-        """Distance from the optical axis on the plane z = 1 below which the distortion is monotonic; at most WIDEST."""
+        """Distance from the axis on the plane z = 1 below which the distortion is one-to-one; at most WIDEST."""
         kind, d = self.distortion
         if kind == kernels.EQUIDISTANT:
             # d(theta_d)/d(theta) as a polynomial in theta^2
@@ -120,7 +139,8 @@ class Camera:
         D = np.polynomial.Polynomial([1.0, d[5], d[6], d[7]])
         slope = N * D + np.polynomial.Polynomial([0.0, 2.0]) * (N.deriv() * D - N * D.deriv())
         squares = _positive_roots(slope.coef) + _positive_roots(D.coef)
-        return float(min([WIDEST, *np.sqrt(squares)]))
+        radius = float(min([WIDEST, *np.sqrt(squares)]))
+        return _unfolded_radius(d, radius) if d[2:4].any() or d[8:].any() else radius
 
     def project(self, xyz) -> tuple[np.ndarray, np.ndarray]:
         """(N, 3) points in the optical frame -> uv (N, 2) float64 pixels, valid (N,) bool.
@@ -148,3 +168,24 @@ def _positive_roots(ascending) -> list[float]:
         return []
     roots = np.roots(trimmed[::-1])
     return [root.real for root in roots if abs(root.imag) < 1e-9 * max(1.0, abs(root)) and root.real > 0]
+
+
+def _unfolded_radius(d: np.ndarray, limit: float) -> float:
+    """Radius up to which no direction folds, `limit` at most, with tangential and thin prism distortion.
+
+    There is no closed form: the determinant of d(x', y') / d(x, y) is scanned along rays from the centre, where it is
+    1, for the first that is not positive.
+    """
+    around = np.linspace(0, 2 * np.pi, 72, endpoint=False)[:, None]
+    radius = np.tan(np.linspace(0, np.arctan(limit), 2000, endpoint=False))
+    x, y, s = radius * np.cos(around), radius * np.sin(around), radius**2
+    N, D = 1 + s * (d[0] + s * (d[1] + s * d[4])), 1 + s * (d[5] + s * (d[6] + s * d[7]))
+    slope_N, slope_D = d[0] + s * (2 * d[1] + s * 3 * d[4]), d[5] + s * (2 * d[6] + s * 3 * d[7])
+    ratio, slope = N / D, (slope_N * D - N * slope_D) / D**2        # of the radial part, and its derivative by s
+    prism_x, prism_y = d[8] + 2 * d[9] * s, d[10] + 2 * d[11] * s
+    shared = 2 * x * y * slope + 2 * d[2] * x + 2 * d[3] * y
+    determinant = ((ratio + 2 * x * x * slope + 2 * d[2] * y + 6 * d[3] * x + 2 * x * prism_x)
+                   * (ratio + 2 * y * y * slope + 6 * d[2] * y + 2 * d[3] * x + 2 * y * prism_y)
+                   - (shared + 2 * y * prism_x) * (shared + 2 * x * prism_y))
+    folded = np.flatnonzero((determinant <= 0).any(0))
+    return float(radius[folded[0] - 1]) if len(folded) else limit

@@ -36,8 +36,8 @@ def distort(x, y, kind, d, valid_radius):
         scale = bent / r if r > 1e-9 else 1.0
         return x * scale, y * scale, True
     radial = (1.0 + s * (d[0] + s * (d[1] + s * d[4]))) / (1.0 + s * (d[5] + s * (d[6] + s * d[7])))
-    return (x * radial + 2.0 * d[2] * x * y + d[3] * (s + 2.0 * x * x),
-            y * radial + d[2] * (s + 2.0 * y * y) + 2.0 * d[3] * x * y, True)
+    return (x * radial + 2.0 * d[2] * x * y + d[3] * (s + 2.0 * x * x) + s * (d[8] + s * d[9]),
+            y * radial + d[2] * (s + 2.0 * y * y) + 2.0 * d[3] * x * y + s * (d[10] + s * d[11]), True)
 
 
 @compiled
@@ -260,6 +260,24 @@ def label_points(labels, uv, seen, xyz, nearest, ignore_id, keep_hidden):
                 continue
         result[i] = labels[min(int(v), height - 1), min(int(u), width - 1)]
     return result
+
+
+# ----------------------------------------------------------------------------------------------------------- radar
+
+
+@compiled
+def encode_radar(xyz, seen, intensity, speed, near, log_span, speed_max):
+    """(N, 3) points in the target's frame -> range (N,) float32 metres and codes (N, 3) uint8, of the seen ones."""
+    distance = np.empty(len(xyz), np.float32)
+    codes = np.empty((len(xyz), 3), np.uint8)
+    for i in range(len(xyz)):
+        if seen[i]:
+            distance[i] = np.sqrt(xyz[i, 0] ** 2 + xyz[i, 1] ** 2 + xyz[i, 2] ** 2)
+            codes[i, 0] = code_of_distance(distance[i], near, log_span)
+            codes[i, 1] = code_of_fraction(intensity[i])
+            measured = not np.isnan(speed[i])
+            codes[i, 2] = code_of_fraction(0.5 + 0.5 * speed[i] / speed_max) if measured else np.uint8(0)
+    return distance, codes
 
 
 # ----------------------------------------------------------------------------------------------------------- depth

@@ -12,9 +12,10 @@ from mss_perception.messages import bag_types, encode_camera_info
 K = [[520.0, 0.0, 330.5], [0.0, 515.0, 241.25], [0.0, 0.0, 1.0]]
 PLUMB_BOB = (-0.28, 0.07, 0.0008, -0.0011, -0.004)
 RATIONAL = (0.9, 0.4, -0.0004, 0.0006, 0.02, 1.2, 0.6, 0.05)
+THIN_PRISM = (*RATIONAL, 0.004, -0.0006, -0.003, 0.0005)
 FISHEYE = (-0.02, 0.006, -0.004, 0.0007)
 MODELS = [("none", ()), ("plumb_bob", PLUMB_BOB[:4]), ("plumb_bob", PLUMB_BOB), ("rational_polynomial", RATIONAL),
-          ("equidistant", FISHEYE)]
+          ("rational_polynomial", THIN_PRISM), ("equidistant", FISHEYE)]
 
 
 def camera(model="none", D=(), width=640, height=480):
@@ -83,6 +84,50 @@ def test_points_behind_or_beyond_never_appear(model, D):
     assert np.array_equal(valid, may_appear)
 
 
+# Hardly any radial part: the tangential one or the thin prism folds what is far off the axis.
+SKEWED = [("plumb_bob", (0.0, 0.0, 0.0, -0.02)), ("plumb_bob", (0.0, 0.0, 0.01, 0.02, 0.0)),
+          ("plumb_bob", (-0.05, 0.0, 0.03, -0.02, 0.0)),
+          ("rational_polynomial", (0, 0, 0, 0, 0, 0, 0, 0, -0.1, 0.0, 0.0, 0.02)),
+          ("rational_polynomial", (0.1, 0, 0, 0, 0, 0.05, 0, 0, 0.0, -0.05, -0.2, 0.0))]
+
+
+@pytest.mark.parametrize(("model", "D"), STRONG + SKEWED)
+def test_no_two_directions_that_are_valid_share_a_pixel(model, D):
+    """One-to-one: from every pixel that a valid point falls on, the way back leads to that point and no other."""
+    one = camera(model, D)
+    rng = np.random.default_rng(4)
+    angle, around = np.arctan(one.valid_radius) * rng.uniform(0, 0.999, 4000), rng.uniform(0, 2 * np.pi, 4000)
+    rays = np.stack([np.tan(angle) * np.cos(around), np.tan(angle) * np.sin(around), np.ones(4000)], -1)
+    uv, valid = one.project(rays)
+    assert valid.all()
+    # Along each ray from the centre OpenCV's distortion must not turn: its local area keeps its sign.
+    for share in np.linspace(0.05, 1, 20):
+        near, step = rays * [share, share, 1], 1e-6
+        at = [opencv_project(near + step * np.array(shift), model, D) for shift in ((1, 0, 0), (-1, 0, 0), (0, 1, 0),
+                                                                                   (0, -1, 0))]
+        a, b = at[0] - at[1], at[2] - at[3]
+        if model != "equidistant":      # OpenCV's fisheye is less smooth than such a step needs
+            assert (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0] > 0).all()
+    back = one.unproject(uv[::10])
+    found = np.isfinite(back[:, 0])
+    np.testing.assert_allclose(back[found], rays[::10][found], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("model", "D"), SKEWED)
+def test_what_tangential_distortion_folds_never_appears(model, D):
+    """Without the limit it would: that is what makes the test above worth having."""
+    one = camera(model, D)
+    angle, around = np.meshgrid(np.linspace(0, np.deg2rad(89.9), 3000)[1:], np.linspace(0, 2 * np.pi, 180))
+    rays = np.stack([np.tan(angle) * np.cos(around), np.tan(angle) * np.sin(around), np.ones_like(angle)], -1)
+    rays = rays.reshape(-1, 3)
+    uv, valid = one.project(rays)
+    raw = opencv_project(rays, model, D)
+    inside = (raw >= 0).all(1) & (raw[:, 0] < 640) & (raw[:, 1] < 480)
+    nearby = np.hypot(rays[:, 0], rays[:, 1]) < 1.2     # the lens' true field of view, with room to spare
+    assert (inside & ~nearby).any() and (inside & nearby).any()
+    assert not (valid & inside & ~nearby).any() and valid[inside & nearby].all()
+
+
 def test_a_folded_point_would_fall_into_the_image_without_the_valid_radius():
     model, D = STRONG[0]
     beyond = np.array([[1.55, 0.1, 1.0]])
@@ -141,11 +186,23 @@ def test_camera_info_region_of_interest_and_binning():
     np.testing.assert_allclose(one.project(points)[0], (full.project(points)[0] - [100, 40] + 0.5) / 2 - 0.5, atol=1e-9)
 
 
+def test_binning_that_does_not_divide_the_image_keeps_its_scale():
+    message = info(binning_x=3, binning_y=7)        # 640 x 480 -> 213 x 68, one column and four rows left over
+    one, full = Camera.from_info(message), camera("plumb_bob", PLUMB_BOB)
+    assert (one.width, one.height) == (213, 68)
+    points = np.random.default_rng(3).uniform([-1, -1, 2], [1, 1, 9], (100, 3))
+    np.testing.assert_allclose(one.project(points)[0], (full.project(points)[0] + 0.5) / [3, 7] - 0.5, atol=1e-9)
+
+
 def test_camera_info_as_drivers_send_it():
     assert Camera.from_info(info(d=np.zeros(5))).model == "none"
     assert Camera.from_info(info(d=np.array(RATIONAL))).model == "rational_polynomial"
     padded = info(distortion_model="rational_polynomial", d=np.array([*RATIONAL, 0, 0, 0, 0, 0, 0]))
     assert Camera.from_info(padded).D == RATIONAL
+    prism = info(distortion_model="rational_polynomial", d=np.array([*THIN_PRISM, 0, 0]))
+    assert Camera.from_info(prism).D == THIN_PRISM
+    assert Camera.from_info(info(d=np.array(THIN_PRISM))).D == THIN_PRISM
+    assert Camera.from_info(info(d=np.zeros(14))).model == "none"
     assert Camera.from_info(info(distortion_model="fisheye", d=np.array(FISHEYE))).model == "equidistant"
     assert Camera.from_info(info(distortion_model="", d=np.zeros(0))).model == "none"
 
@@ -156,8 +213,22 @@ def test_camera_info_as_drivers_send_it():
     ({"d": np.ones(3)}, "4 or 5"), ({"d": np.array([0.1, np.nan, 0, 0, 0])}, "finite"),
     ({"distortion_model": "", "d": np.ones(4)}, "distortion_model"),
     ({"distortion_model": "equidistant"}, "equidistant needs 4"),
-    ({"distortion_model": "rational_polynomial", "d": np.ones(12)}, "8"),
+    ({"distortion_model": "rational_polynomial", "d": np.ones(9)}, "needs 8 or 12"),
+    ({"distortion_model": "rational_polynomial", "d": np.ones(14)}, "tilted sensor"),
+    ({"distortion_model": "plumb_bob", "d": np.ones(14)}, "tilted sensor"),
+    ({"distortion_model": "thin_prism"}, "'thin_prism' is unknown; known: none, plumb_bob"),
+    ({"k": np.array([500.0, 0, 320, 0, 500, 240, 0, 0, 0])}, "must be fx s cx, 0 fy cy, 0 0 1"),
+    ({"k": np.array([500.0, 0, 320, 3, 500, 240, 0, 0, 1])}, "must be fx s cx"),
+    ({"binning_x": 641}, "0 x 480"), ({"height": 1 << 20, "width": 1 << 20}, "at most"),
 ])
 def test_useless_camera_info_is_refused_by_name(changes, named):
     with pytest.raises(CameraError, match=named):
         Camera.from_info(info(**changes))
+
+
+@pytest.mark.parametrize("roi", [(600, 0, 100, 480), (0, 200, 640, 281), (1, 0, 0, 0), (2**32 - 1, 0, 640, 480)])
+def test_a_region_of_interest_outside_the_sensor_is_refused(roi):
+    message = info()
+    message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = roi
+    with pytest.raises(CameraError, match="leaves the sensor of 640 x 480"):
+        Camera.from_info(message)
