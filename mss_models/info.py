@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ from mss_models.system import System, create
 from mss_models.systems import SYSTEMS
 
 SIZE = 512
+TABLE_MODALITIES = ("rgb", "depth", "event", "lidar")  # those of the published tables
 
 
-def describe(system: str, backbone: str = "B2", head_width: int = 256, modalities: Sequence[str] = MODALITIES,
+def describe(system: str, backbone: str = "B2", head_width: int = 256, modalities: Sequence[str] = TABLE_MODALITIES,
              num_classes: int = 25, **options: Any) -> dict[str, Any]:
     """One row: what the options were, the parameters (numbers), the GFLOPs, and where the system comes from.
 
@@ -58,33 +60,39 @@ def gflops(model: System, published_order: bool) -> float:
     return counter.get_total_flops() / 2 / 1e9  # torch counts a multiply-add as two
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mss_models.info", description="Size, work and origin of every "
                                      f"system. GFLOPs: multiply-adds at {SIZE} x {SIZE}, all modalities present.")
     parser.add_argument("--json", action="store_true", help="print the rows as a JSON list")
     parser.add_argument("--system", choices=sorted(SYSTEMS), help="only this system (default: all)")
     parser.add_argument("--backbone", choices=BACKBONES, default="B2", help="backbone (default: %(default)s)")
     parser.add_argument("--head-width", type=int, default=256, metavar="E", help="channels of the head (default: 256)")
-    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=list(MODALITIES),
-                        help="default: " + " ".join(MODALITIES))
+    parser.add_argument("--modalities", nargs="+", choices=MODALITIES, default=list(TABLE_MODALITIES),
+                        help="default: " + " ".join(TABLE_MODALITIES))
     parser.add_argument("--classes", type=int, default=25, help="number of classes (default: %(default)s)")
     options = parser.parse_args(arguments)
     names = [options.system] if options.system else list(SYSTEMS)
-    rows = [describe(name, options.backbone, options.head_width, options.modalities, options.classes)
-            for name in names]
+    rows, impossible = [], []
+    for name in names:
+        try:
+            rows.append(describe(name, options.backbone, options.head_width, options.modalities, options.classes))
+        except ValueError as error:  # not every system works with every backbone
+            impossible.append(f"{name}: {error}")
+    print("\n".join(impossible), end="\n" * bool(impossible), file=sys.stderr)
     if options.json:
         print(json.dumps(rows, indent=2))
-        return
-    print(f"{'system':<16} {'backbone':<8} {'E':>4} {'modalities':<24} {'params M':>9} {'inference M':>11} "
+        return int(not rows)
+    print(f"{'system':<16} {'backbone':<9} {'E':>4} {'modalities':<24} {'params M':>9} {'inference M':>11} "
           f"{'GFLOPs':>7} {'executed':>8}  source")
     for row in rows:
-        print(f"{row['system']:<16} {row['backbone']:<8} {row['head_width']:>4} {' '.join(row['modalities']):<24} "
+        print(f"{row['system']:<16} {row['backbone']:<9} {row['head_width']:>4} {' '.join(row['modalities']):<24} "
               f"{row['parameters'] / 1e6:>9.3f} {row['parameters_inference'] / 1e6:>11.3f} {row['gflops']:>7.2f} "
               f"{row['gflops_executed']:>8.2f}  {row['source']}")
     for row in rows:
         if row["ours"]:
             print(f"ours in {row['system']}: {row['ours']}")
+    return int(not rows)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from mss_models.backbones import BACKBONES, create_backbone
 from mss_models.backbones.mit import Attention
-from mss_models.layers.tokens import DropPath
 from mss_models.heads.segformer import SegFormerHead
 from mss_models.info import count_parameters, describe, main
+from mss_models.layers.tokens import DropPath
 
 ENCODER_PARAMETERS = {"B0": 3_319_392, "B1": 13_151_424, "B2": 24_196_288, "B3": 44_072_128, "B4": 60_842_688,
                       "B5": 81_443_008}

@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mss_models.info import describe
+from mss_models.info import TABLE_MODALITIES, describe
 from mss_models.layers.ppx import PPX, average
 from mss_models.layers.sq_hub import SQHub
-from mss_models.modality import MODALITIES
 from mss_models.system import create
 from mss_models.systems.cmnext import AuxiliaryStage, FeatureFusion, FeatureRectify
 
@@ -45,7 +44,7 @@ def batch_norm(x, norm):
 @pytest.mark.parametrize(("count", "millions", "published_gflops"), [
     (1, 25.79, 38.93), (2, 58.69, 62.94), (3, 58.72, 64.19), (4, 58.73, 65.42)])
 def test_size_of_b2_is_the_published_one(count, millions, published_gflops):
-    row = describe("cmnext", "B2", 512, MODALITIES[:count])
+    row = describe("cmnext", "B2", 512, TABLE_MODALITIES[:count])
     assert row["parameters"] / 1e6 == pytest.approx(millions, abs=0.005)
     assert row["gflops"] == pytest.approx(published_gflops, rel=0.02)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mss_models.layers.initialisation import initialise
-from mss_models.layers.tokens import DropPath, MixFFN, attend, convolve, drop_path_rates
+from mss_models.layers.tokens import DropPath, MixFFN, attend, convolve, drop_path_rates, to_tokens
 
 
 @dataclass(frozen=True)
@@ -138,8 +137,3 @@ class MiT(nn.Module):
             x = stage(x)
             features.append(x.permute(0, 3, 1, 2))  # (B, C, H, W)
         return features
-
-
-def to_tokens(images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) as tokens (B, H, W, 3), contiguous."""
-    return images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)

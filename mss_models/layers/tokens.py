@@ -11,6 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def to_tokens(images: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C), contiguous."""
+    return images.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
 def convolve(module: nn.Module, x: Tensor) -> Tensor:
     """Apply a module that wants channels first (convolution, batch norm) to tokens: (B, H, W, C) -> (B, H', W', C')."""
     return module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

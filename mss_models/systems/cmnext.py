@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mss_models.backbones import create_mit
-from mss_models.backbones.mit import DELIVER_EPS, patch_convolution, to_tokens
+from mss_models.backbones.mit import DELIVER_EPS, patch_convolution
 from mss_models.heads.segformer import SegFormerHead, resize
 from mss_models.layers.initialisation import initialise
 from mss_models.layers.ppx import PPX
 from mss_models.layers.present import zero_filled
 from mss_models.layers.sq_hub import SQHub
-from mss_models.layers.tokens import convolve, drop_path_rates
+from mss_models.layers.tokens import convolve, drop_path_rates, to_tokens
 from mss_models.system import System
 
 PPX_RATIOS = (8, 8, 4, 4)

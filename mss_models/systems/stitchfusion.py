@@ -18,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mss_models.backbones import create_mit
-from mss_models.backbones.mit import DELIVER_EPS, Block, to_tokens
+from mss_models.backbones.mit import DELIVER_EPS, Block
 from mss_models.heads.segformer import SegFormerHead, resize
 from mss_models.layers.initialisation import initialise
 from mss_models.layers.present import zero_filled
-from mss_models.layers.tokens import convolve
+from mss_models.layers.tokens import convolve, to_tokens
 from mss_models.system import System
 
 ADAPTERS = ("undirected", "directed", "shared", "none")
