@@ -95,14 +95,14 @@ def read_bag(path: str | Path, topics: Sequence[str] | None = None) -> Iterator[
     `path`: a bag's folder, or an .mcap or .db3 file. `topics`: read only these; each must be in the bag.
     Raises BagError for a missing or broken bag and for a topic that is not there, before or while reading.
     """
-    with _open(path) as bag:
+    with open_bag(path) as bag:
         for connection, time_ns, data in bag.messages(topics):
             yield connection.topic, time_ns, bag.deserialize(connection, time_ns, data)
 
 
 def bag_summary(path: str | Path) -> BagSummary:
     """Topics, types, counts and times of a bag, from its messages' times (nothing is deserialized)."""
-    with _open(path) as bag:
+    with open_bag(path) as bag:
         found = {connection.topic: [connection.msgtype, 0, 0, 0] for connection in bag.connections}
         for connection, time_ns, _ in bag.messages(None):
             entry = found[connection.topic]
@@ -114,7 +114,7 @@ def bag_summary(path: str | Path) -> BagSummary:
 
 
 @contextmanager
-def _open(path: str | Path):
+def open_bag(path: str | Path):
     """Open storage reader(s) of a bag, merged in time order; every failure to open is a BagError."""
     path = Path(path)
     with ExitStack() as stack:
