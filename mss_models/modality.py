@@ -11,8 +11,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-MODALITIES: tuple[str, ...] = ("rgb", "depth", "event", "lidar")
+MODALITIES: tuple[str, ...] = ("rgb", "depth", "event", "lidar", "radar")
 """Every known modality, in the canonical order (the order of the published models)."""
+DELIVER_MODALITIES = MODALITIES[:4]
+"""Those of the DELIVER data set, with which most published models work."""
 
 
 class ModalityError(ValueError):
@@ -73,6 +75,16 @@ SCHEMES: dict[str, Scheme] = {
         "height_max_m": Parameter(7.0, -100.0, 100.0, above="height_min_m"),
         "dilate_px": Parameter(1, 0, 16),
         "intensity_scale": Parameter(1.0, 1e-3, 1e6)}),
+    # The nearest detection of a pixel, each grown to a square of (2 dilate_px + 1)^2 pixels:
+    #   c0 = as range_intensity_height's c0,
+    #   c1 = 1 + 254 intensity, 0..1 of the driver's range, and NO_INTENSITY where a radar measures none,
+    #   c2 = 1 + 254 (v + doppler_max_mps) / (2 doppler_max_mps), v = speed away from the radar as measured, m/s;
+    #        0 where it is not measured.
+    "range_intensity_doppler": Scheme("radar", {
+        "max_m": Parameter(150.0, 0.1, 1000.0, above="near_m"),
+        "near_m": _DISTANCE["near_m"],
+        "dilate_px": Parameter(4, 0, 16),
+        "doppler_max_mps": Parameter(40.0, 1.0, 200.0)}),
     # The public DELIVER files, which no sensor lane makes.
     "deliver_depth": Scheme("depth"),
     "deliver_event": Scheme("event"),
@@ -81,7 +93,7 @@ SCHEMES: dict[str, Scheme] = {
 """Every known encoding by name. A channel of 1 + 254 x is rounded and clipped to 1..255, for 0 is "nothing here"."""
 
 NO_INTENSITY = 1
-"""What 'range_intensity_height' holds in c1 at the points of a cloud without intensities."""
+"""What c1 holds at the points of a LiDAR or radar without intensities."""
 
 
 @dataclass(frozen=True)
@@ -174,4 +186,5 @@ DEFAULT_ENCODINGS: dict[str, Encoding] = {
     "depth": Encoding("depth", "metric_depth"),
     "event": Encoding("event", "on_off_counts"),
     "lidar": Encoding("lidar", "range_intensity_height"),
+    "radar": Encoding("radar", "range_intensity_doppler"),
 }

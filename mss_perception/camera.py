@@ -27,6 +27,9 @@ WIDEST = float(np.tan(np.deg2rad(89.95)))
 
 # The tables of a calibration are as large as the image: a hostile size must not fill the memory.
 MAX_PIXELS = 1 << 26
+# Larger coefficients are no lens, and their products no numbers.
+MAX_COEFFICIENT = 1e6
+SHORTEST_FOCAL, LONGEST_FOCAL = 1e-6, 1e9       # pixels
 
 
 class CameraError(ValueError):
@@ -56,9 +59,9 @@ class Camera:
         if self.width <= 0 or self.height <= 0 or self.width * self.height > MAX_PIXELS:
             raise CameraError(f"camera size {self.width} x {self.height} must be positive and at most {MAX_PIXELS} "
                               "pixels")
-        if not np.isfinite(K).all() or K[0, 0] <= 0 or K[1, 1] <= 0:
-            raise CameraError(f"camera matrix K = {K.ravel().tolist()} needs finite values and positive focal lengths; "
-                              "is the camera calibrated?")
+        if not np.isfinite(K).all() or not all(SHORTEST_FOCAL <= f <= LONGEST_FOCAL for f in (K[0, 0], K[1, 1])):
+            raise CameraError(f"camera matrix K = {K.ravel().tolist()} needs finite values and positive focal lengths, "
+                              f"{LONGEST_FOCAL:g} pixels at most; is the camera calibrated?")
         if K[1, 0] or K[2].tolist() != [0, 0, 1]:
             raise CameraError(f"camera matrix K = {K.ravel().tolist()} must be fx s cx, 0 fy cy, 0 0 1")
         if self.model not in DISTORTION_MODELS:
@@ -69,6 +72,8 @@ class Camera:
         if len(self.D) not in DISTORTION_MODELS[self.model] or not np.isfinite(self.D).all():
             raise CameraError(f"{self.model} needs {' or '.join(map(str, DISTORTION_MODELS[self.model]))} finite "
                               f"coefficients, got D = {self.D}")
+        if max(map(abs, self.D), default=0.0) > MAX_COEFFICIENT:
+            raise CameraError(f"distortion coefficients D = {self.D} must be at most {MAX_COEFFICIENT:g}")
 
     def __eq__(self, other) -> bool:
         return isinstance(other, Camera) and self._identity == other._identity

@@ -53,14 +53,36 @@ class InputConfig:
     qos_depth: int = parameter(5, "Depth of the best-effort subscription", low=1, high=1000)
 
 
+@dataclass
+class LidarConfig(InputConfig):
+    """An input of point clouds: what the message cannot say of its driver."""
+
+    intensity_max: float = parameter(0.0, "What the driver sends for full intensity, usually 1 or 255; 0 takes 255 for "
+                                     "an integer field and 1 for a float field", low=0.0)
+    time_unit: str = parameter("auto", "Unit of the field with the points' times; none: do not use it",
+                               choices=("auto", "s", "ms", "us", "ns", "none"))
+
+
+@dataclass
+class RadarConfig(InputConfig):
+    """An input of radar detections: what the message cannot say of its driver."""
+
+    intensity_min: float = parameter(-20.0, "The driver's rcs, intensity or power (dBsm, dB ...) that counts as none")
+    intensity_max: float = parameter(40.0, "The driver's rcs, intensity or power that counts as full")
+
+
 def default_inputs() -> dict[str, InputConfig]:
     return {
         "rgb": InputConfig("rgb", topic="image", info_topic="camera_info"),
         "depth": InputConfig("depth", topic="depth/image", info_topic="depth/camera_info"),
         "event": InputConfig("event", topic="events", info_topic="events/camera_info", tolerance_sec=0.01,
                              queue=1000, qos_depth=50),
-        "lidar": InputConfig("lidar", topic="points", tolerance_sec=0.05),
+        "lidar": LidarConfig("lidar", topic="points", tolerance_sec=0.05),
     }
+
+
+OPTIONAL_INPUTS = {"radar": RadarConfig("radar", topic="radar", tolerance_sec=0.05)}
+"""Inputs that exist only where one of their parameters is given."""
 
 
 @dataclass
@@ -111,9 +133,12 @@ class Config:
         """Return self, or raise ConfigError naming the first parameter that is wrong."""
         for name, value, declaration in self.parameters():
             check(name, value, declaration)
-        for name in self.inputs:
+        for name, one in self.inputs.items():
             if name not in MODALITIES:
                 raise ConfigError(f"input {name!r} is not a modality; known: {', '.join(MODALITIES)}")
+            if isinstance(one, RadarConfig) and one.intensity_min >= one.intensity_max:
+                raise ConfigError(f"{name}.intensity_min = {one.intensity_min:g} must be less than "
+                                  f"{name}.intensity_max = {one.intensity_max:g}")
         enabled = [name for name, one in self.inputs.items() if one.enabled]
         if not enabled:
             raise ConfigError("no input is enabled; enable at least one of " + ", ".join(self.inputs))
@@ -153,8 +178,18 @@ class Config:
             roles["/" + self.odometry_topic.lstrip("/")] = "odom"
         return roles
 
+    def used_topics(self) -> dict[str, str]:
+        """topic_roles without what only disabled inputs need; the target camera's intrinsics are always needed."""
+        unused = {role for name, one in self.inputs.items() if not one.enabled for role in (name, f"{name}/info")}
+        unused.discard(f"{self.target_camera}/info")
+        return {topic: role for topic, role in self.topic_roles().items() if role not in unused}
+
     def set(self, name: str, value: Any) -> None:
-        """Set one parameter by its flat name. Raises ConfigError when unknown, of a wrong type or out of range."""
+        """Set one parameter by its flat name; one of OPTIONAL_INPUTS makes that input. Raises ConfigError when unknown,
+        of a wrong type or out of range."""
+        head = name.partition(".")[0]
+        if head in OPTIONAL_INPUTS and head not in self.inputs:
+            self.inputs[head] = dataclasses.replace(OPTIONAL_INPUTS[head])
         for known, old, declaration in self.parameters():
             if known == name:
                 value = convert(name, value, old)

@@ -1,8 +1,11 @@
-"""LiDAR lane: a point cloud as a range, intensity and height image in the target camera's view."""
+"""LiDAR lane: point clouds as one range, intensity and height image in the target camera's view."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,11 +16,33 @@ from mss_perception.lane import LaneImage, LaneInvalid, require
 from mss_perception.messages import Cloud, MessageError
 from mss_perception.projection import Motion, ProjectedPoints, project_points
 
-TIME_FIELDS = ("t", "time", "timestamp", "time_stamp")
+log = logging.getLogger(__name__)
+
 INTENSITY_FIELDS = ("intensity", "reflectivity", "i")
+# More than this share of intensities beyond the driver's full scale: the scale is wrong, not the scene bright.
+TOO_BRIGHT = 0.5
+
+# Drivers' names of a point's time: velodyne `time` (float32 s), ouster_ros `t` (uint32 ns), hesai_ros_driver and
+# rslidar_sdk `timestamp` (float64 s, absolute), livox_ros_driver2 `timestamp` (float64 ns, absolute) and `offset_time`
+# (uint32 ns), Autoware's PointXYZIRCAEDT `time_stamp` (uint32 ns).
+TIME_FIELDS = ("t", "time", "timestamp", "time_stamp", "offset_time")
+TIME_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 # Point times farther from the stamp are in another unit, or nonsense; so are sweeps shorter than the other, except in
 # the unit that the type suggests, for a cloud may hold few points.
 LONGEST_SWEEP_SEC, SHORTEST_SWEEP_SEC = 2.0, 0.001
+
+
+class Sweep(NamedTuple):
+    """One cloud, and where its sensor was (Transforms.moved).
+
+    deskewed: every point was moved by its own time. intensity_max: what the driver sends for full intensity; 0 takes
+    255 for an integer field and 1 for a float field.
+    """
+
+    cloud: Cloud
+    motion: Motion
+    deskewed: bool = False
+    intensity_max: float = 0.0
 
 
 @dataclass
@@ -43,88 +68,125 @@ class LidarImage(LaneImage):
 class LidarLane:
     """Projects clouds into the target camera through its distortion; the nearest point wins.
 
-    encoding 'range_intensity_height': see mss_models.modality.DEFAULT_ENCODINGS. Raises ValueError for another one.
+    encoding 'range_intensity_height': see mss_models.modality.SCHEMES. Raises ValueError for another one.
     """
 
     def __init__(self, encoding: Encoding, target: Camera, height: int, width: int):
-        require(encoding, "lidar", "range_intensity_height")
-        self.target, self.height, self.width = target, height, width
-        self.params = {"max_m": 80.0, "near_m": 1.0, "height_min_m": -3.0, "height_max_m": 7.0, "dilate_px": 1,
-                       "intensity_scale": 1.0, **encoding.params}
+        require(encoding, "range_intensity_height")
+        self.target, self.height, self.width, self.params = target, height, width, encoding.params
+        self._warned = False
         # Compile now: the first sweep of a running node must not wait seconds for the compiler.
-        once = self.project(np.ones((1, 3), np.float32), None, Motion.fixed(np.eye(4)))
-        once.label_points(np.zeros((target.height, target.width), np.uint8))
+        point = project_points(np.ones((1, 3), np.float32), Motion.fixed(np.eye(4)), target)
+        self._draw(point, np.ones(1, np.float32)).label_points(np.zeros((target.height, target.width), np.uint8))
 
     def __call__(self, cloud: Cloud, motion: Motion, deskewed: bool = False) -> LidarImage:
-        """One cloud, with where its sensor was (see Transforms.motion), -> LidarImage.
+        """`draw` of one cloud."""
+        return self.draw([Sweep(cloud, motion, deskewed)])
 
-        figures: points (returns), points_in_image (depth > 0, 0 <= u < width, 0 <= v < height of the camera, before the
-        z-buffer), deskewed. Raises LaneInvalid for a cloud without points or without x, y, z.
+    def draw(self, sweeps: Sequence[Sweep]) -> LidarImage:
+        """Clouds of one or several sensors -> one LidarImage, whose points are theirs in this order.
+
+        figures, summed over the clouds: points (returns), no_return (NaN, infinite, or exactly (0, 0, 0)),
+        points_in_image (depth > 0, 0 <= u < width, 0 <= v < height of the camera, before the z-buffer); deskewed, if
+        all are; intensity_clipped, the share of intensities above intensity_max, when it is more than half;
+        clouds_unused when some cannot be used. Raises LaneInvalid with the reason when none can: no points, no returns,
+        no x, y and z, or several values of one in a point.
         """
-        if not len(cloud):
-            raise LaneInvalid("cloud is empty")
-        try:
-            xyz = cloud.xyz()
-        except MessageError as error:
-            raise LaneInvalid(str(error)) from error
-        intensity = next((cloud.field(name) for name in INTENSITY_FIELDS if name in cloud.names), None)
-        result = self.project(xyz, intensity, motion)
-        result.figures["deskewed"] = deskewed
-        if not result.figures["points"]:
-            raise LaneInvalid(f"cloud has {len(cloud)} points and none is a return (all NaN or zero)")
+        parts, intensities, deskewed, unused = [], [], True, []
+        for sweep in sweeps:
+            try:
+                points, intensity = self._returns(sweep)
+            except (LaneInvalid, MessageError) as error:
+                unused.append(str(error))
+                continue
+            parts.append(points)
+            intensities.append(intensity)
+            deskewed &= sweep.deskewed
+        if not parts:
+            raise LaneInvalid("; ".join(unused) or "no cloud")
+        points, intensity = ProjectedPoints.joined(parts), np.concatenate(intensities)
+        result = self._draw(points, intensity)
+        figures = result.figures
+        figures.update(no_return=len(points.xyz) - points.returns, deskewed=deskewed)
+        clipped = np.count_nonzero((intensity > 1) & ~np.isnan(points.xyz[:, 0])) / points.returns
+        if clipped > TOO_BRIGHT:
+            figures["intensity_clipped"] = clipped
+            self._warn_of_scale(clipped)
+        if unused:
+            figures["clouds_unused"] = len(unused)
         return result
 
-    def project(self, xyz: np.ndarray, intensity: np.ndarray | None, motion: Motion) -> LidarImage:
-        """(N, 3) points in the sensor's frame and their (N,) intensities (None: unknown, drawn as 1) -> LidarImage."""
-        points = project_points(xyz, motion, self.target)
-        if intensity is None:
-            intensity = np.zeros(len(xyz), np.float32)
+    def _returns(self, sweep: Sweep) -> tuple[ProjectedPoints, np.ndarray]:
+        """A cloud's points in the target camera and their (N,) float32 intensities, 1 = the driver's full scale."""
+        cloud = sweep.cloud
+        if not len(cloud):
+            raise LaneInvalid("cloud is empty")
+        points = project_points(cloud.xyz(), sweep.motion, self.target)
+        if not points.returns:
+            raise LaneInvalid(f"cloud has {len(cloud)} points and none is a return (all NaN or zero)")
+        name = next((name for name in INTENSITY_FIELDS if name in cloud.names), None)
+        if name is None:
+            return points, np.zeros(len(cloud), np.float32)     # which the encoding makes NO_INTENSITY
+        raw = cloud.scalar(name)
+        full = sweep.intensity_max or (1.0 if raw.dtype.kind == "f" else 255.0)
+        with np.errstate(over="ignore"):
+            return points, raw.astype(np.float32) / np.float32(full)
+
+    def _draw(self, points: ProjectedPoints, intensity: np.ndarray) -> LidarImage:
         p = self.params
         distance, codes = kernels.encode_lidar(
-            points.xyz, points.seen, np.ascontiguousarray(intensity, np.float32), float(p["near_m"]),
-            np.log(p["max_m"] / p["near_m"]), float(p["intensity_scale"]), float(p["height_min_m"]),
-            float(p["height_max_m"]))
+            points.xyz, points.seen, intensity, p["near_m"], np.log(p["max_m"] / p["near_m"]), p["intensity_scale"],
+            p["height_min_m"], p["height_max_m"])
         half = np.array([p["dilate_px"] + 0.5], np.float32)
         image, nearest = kernels.draw_nearest(points.uv, points.seen, distance, codes, half,
                                               self.height, self.width, self.target.height, self.target.width)
         figures = {"points": int(points.returns), "points_in_image": int(np.count_nonzero(points.seen))}
         return LidarImage(image, figures, self.target, points, nearest)
 
+    def _warn_of_scale(self, share: float) -> None:
+        if not self._warned:
+            log.warning("%d %% of the LiDAR's intensities are above its full scale; set lidar.intensity_max to the "
+                        "largest that its driver sends, usually 255", round(100 * share))
+        self._warned = True
 
-def point_times_ns(cloud: Cloud) -> np.ndarray | None:
+
+def point_times_ns(cloud: Cloud, unit: str = "auto") -> np.ndarray | None:
     """(N,) int64 ns at which each point was measured, in the clock of the cloud's stamp; None when that is not known.
 
-    The field is the first of TIME_FIELDS. Floats are seconds, or else the largest unit among milliseconds, microseconds
-    and nanoseconds that makes them a sweep; integers are nanoseconds, or microseconds when the sweep would else be
-    shorter than 2 ms. Values are relative to the stamp, or absolute when they are near it. None without such a field,
-    or when no reading makes it times near the stamp.
+    The field is the first of TIME_FIELDS; its values are relative to the stamp, or absolute when they are near it.
+    unit: a key of TIME_UNITS, or 'none' to leave the field alone, or 'auto': floats are seconds, or else the largest
+    unit that makes them a sweep; integers are nanoseconds, or microseconds when the sweep would else be shorter than
+    2 ms. None without such a field, or when no reading makes it times near the stamp. Raises MessageError for a field
+    with several values per point.
     """
     name = next((name for name in TIME_FIELDS if name in cloud.names), None)
-    if name is None or not len(cloud):
+    if name is None or not len(cloud) or unit == "none":
         return None
-    values = cloud.field(name)
+    values = cloud.scalar(name)
     is_float = values.dtype.kind == "f"
-    if values.ndim != 1:
-        return None
     if is_float and not (finite := np.isfinite(values)).all():
         if not finite.any():
             return None
         values = np.where(finite, values, values[finite].min())     # points without a return; any time will do
     low, high = float(values.min()), float(values.max())
     longest, stamp = LONGEST_SWEEP_SEC, cloud.stamp_ns * 1e-9
-    if is_float:
-        units = (1_000_000_000, 1_000_000, 1_000, 1)        # seconds first, down to nanoseconds
+    if unit != "auto":
+        units = (TIME_UNITS[unit],)
+    elif is_float:
+        units = tuple(TIME_UNITS.values())                  # seconds first, down to nanoseconds
     else:
         units = (1_000, 1) if 0 < high - low < 2_000_000 else (1, 1_000)
-    for unit in units:
-        first, last = low * unit * 1e-9, high * unit * 1e-9
-        likely = unit == units[0] or last - first >= SHORTEST_SWEEP_SEC
+    for ns in units:
+        first, last = low * ns * 1e-9, high * ns * 1e-9
+        likely = ns == units[0] or last - first >= SHORTEST_SWEEP_SEC
         if likely and -longest <= first and last <= longest:
             if is_float:
-                return cloud.stamp_ns + np.rint(values * float(unit)).astype(np.int64)
-            return cloud.stamp_ns + values.astype(np.int64) * unit
-        if stamp and stamp - longest <= first and last <= stamp + longest:
-            # Seconds since 1970 times 1e9 do not fit float64's 53 bits: whole and part go separately.
-            whole = np.floor(values)
-            return whole.astype(np.int64) * unit + np.rint((values - whole) * unit).astype(np.int64)
+                return cloud.stamp_ns + np.rint(values * float(ns)).astype(np.int64)
+            return cloud.stamp_ns + values.astype(np.int64) * ns
+        if stamp - longest <= last <= stamp + longest and stamp > longest and values.dtype.itemsize == 8:
+            timed = np.where(values == 0, high, values)             # 0 among absolute times is no return either
+            if float(timed.min()) * ns * 1e-9 >= stamp - longest:
+                # Seconds since 1970 times 1e9 do not fit float64's 53 bits: whole and part go separately.
+                whole = np.floor(timed)
+                return whole.astype(np.int64) * ns + np.rint((timed - whole) * ns).astype(np.int64)
     return None

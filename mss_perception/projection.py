@@ -5,6 +5,7 @@ LiDAR points and the pixels of a depth camera that sits elsewhere both go throug
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,6 +43,14 @@ class ProjectedPoints:
     uv: np.ndarray
     seen: np.ndarray
     returns: int
+
+    @classmethod
+    def joined(cls, parts: Sequence[ProjectedPoints]) -> ProjectedPoints:
+        """The points of several clouds, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("xyz", "uv", "seen")),
+                   sum(part.returns for part in parts))
 
 
 def project_points(xyz: np.ndarray, motion: Motion, camera: Camera) -> ProjectedPoints:

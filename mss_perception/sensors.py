@@ -17,18 +17,22 @@ from mss_models.modality import Encoding
 from mss_perception import calibration
 from mss_perception.camera import Camera, CameraError
 from mss_perception.config import Config
-from mss_perception.depth import DepthLane, same_view
+from mss_perception.depth import DepthLane
+from mss_perception.event_stream import EventStream
 from mss_perception.events import EventLane
+from mss_perception.hha import level_of
 from mss_perception.image import ImageLane
 from mss_perception.inputs import InputState, nanoseconds
 from mss_perception.lane import LaneImage, LaneInvalid
-from mss_perception.lidar import LidarLane, point_times_ns
-from mss_perception.messages import Events, MessageError, decode_cloud, decode_events, decode_image, raw_bytes, stamp_ns
+from mss_perception.lidar import LidarLane, Sweep, point_times_ns
+from mss_perception.messages import EventPicture, Events, MessageError, decode_cloud, decode_image, raw_bytes, stamp_ns
+from mss_perception.messages.images import read_pixels
+from mss_perception.radar import RadarLane, Scan, cloud_detections, polar_detections
 from mss_perception.transforms import Transforms
 
 log = logging.getLogger(__name__)
 
-LANES = {"rgb": ImageLane, "depth": DepthLane, "event": EventLane, "lidar": LidarLane}
+LANES = {"rgb": ImageLane, "depth": DepthLane, "event": EventLane, "lidar": LidarLane, "radar": RadarLane}
 INVALID_DATA = (LaneInvalid, MessageError, CameraError)
 """What makes a sample INVALID, with its text as the reason; anything else is a bug."""
 
@@ -38,12 +42,14 @@ COMPARED_BYTES = 4096
 @dataclass
 class Sample:
     """One arrived message. events: its decoded packet, for a stream. frozen: the payload is the one before's.
-    error: why it cannot be decoded; known on arrival for streams only, whose decoders need every packet."""
+    error: why it cannot be decoded; known on arrival for streams only, whose decoders need every packet.
+    nbytes: what it holds, decoded or not."""
 
     message: object
     frozen: bool = False
-    events: Events | None = None
+    events: Events | EventPicture | None = None
     error: str = ""
+    nbytes: int = 0
 
 
 class Sensors:
@@ -60,6 +66,7 @@ class Sensors:
         self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
         self._lanes: dict[str, tuple[tuple, object]] = {}
         self._payloads: dict[str, np.ndarray] = {}
+        self.event_stream = EventStream(nanoseconds(config.event_period_sec))
         if config.calibration_file:
             known = calibration.load(config.calibration_file)
             self.cameras = dict(known.cameras)
@@ -109,13 +116,14 @@ class Sensors:
 
     def arrived(self, name: str, message) -> Sample:
         """A data message, before the collector gets it: notice a repeated payload, decode a stream's packet."""
-        sample = Sample(message, self._is_repeated(name, message))
+        sample = Sample(message, self._is_repeated(name, message), nbytes=len(payload_of(message)))
         if name == "event":
             try:
-                sample.events = decode_events(message, nanoseconds(self.config.event_period_sec))
+                sample.events = self.event_stream.decode(message)
             except MessageError as error:
                 sample.error = str(error)
-            sample.message = None       # what counts of it is decoded
+            sample.message = None       # what counts of it is decoded, and many times as large where it was packed
+            sample.nbytes = 0 if sample.events is None else sample.events.nbytes
         return sample
 
     def _is_repeated(self, name: str, message) -> bool:
@@ -130,6 +138,7 @@ class Sensors:
     def reset(self) -> None:
         """Time has jumped: forget poses over time and payloads; calibration stays."""
         self.transforms.reset()
+        self.event_stream.reset()
         self._payloads.clear()
 
     # ---------------------------------------------------------------------------------------------------------- images
@@ -162,31 +171,43 @@ class Sensors:
 
     def _rgb(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
              size: tuple[int, int]) -> LaneImage:
-        pixels = decode_image(state.payload.message)
-        if self.config.target_camera != "rgb":
-            own = self._camera("rgb", cameras)
-            if own.frame_id != target.frame_id or not same_view(own, target):
-                raise LaneInvalid(f"a colour image cannot be moved from {own.frame_id!r} to the target camera "
-                                  f"{target.frame_id!r} without its depth; make rgb the target_camera")
-        return self._lane("rgb", target, size)(pixels)
+        own = target if self.config.target_camera == "rgb" else self._camera("rgb", cameras)
+        if own.frame_id != target.frame_id:
+            raise LaneInvalid(f"a colour image cannot be moved from {own.frame_id!r} to the target camera "
+                              f"{target.frame_id!r} without its depth; make rgb the target_camera")
+        pixels = read_pixels(state.payload.message, (own.height, own.width))
+        return self._lane("rgb", target, size, own)(pixels)
 
     def _depth(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
                size: tuple[int, int]) -> LaneImage:
         message, camera = state.payload.message, self._camera("depth", cameras)
-        pixels = decode_image(message)
-        frame = self._frame("depth", message, camera)
+        pixels = decode_image(message, (camera.height, camera.width))
+        frame, lane, level = self._frame("depth", message, camera), self._lane("depth", target, size), None
+        if self.encodings["depth"].name == "hha":
+            level = level_of(self.transforms, target.frame_id, self.config.base_frame, t_ref_ns)
         if frame == target.frame_id:    # one device: a few milliseconds of driving are not worth a registration
-            return self._lane("depth", target, size)(pixels, camera, np.eye(4))
+            return lane(pixels, camera, np.eye(4), level)
         motion, _ = self.transforms.moved(target.frame_id, frame, None, stamp_ns(message.header), t_ref_ns)
-        return self._lane("depth", target, size)(pixels, camera, motion.T[0])
+        return lane(pixels, camera, motion.T[0], level)
 
     def _lidar(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
                size: tuple[int, int]) -> LaneImage:
-        cloud = decode_cloud(state.payload.message)
+        config, cloud = self.config.inputs["lidar"], decode_cloud(state.payload.message)
         frame = self._frame("lidar", state.payload.message)
-        motion, deskewed = self.transforms.moved(target.frame_id, frame, point_times_ns(cloud), cloud.stamp_ns,
-                                                 t_ref_ns)
-        return self._lane("lidar", target, size)(cloud, motion, deskewed)
+        motion, deskewed = self.transforms.moved(target.frame_id, frame, point_times_ns(cloud, config.time_unit),
+                                                 cloud.stamp_ns, t_ref_ns)
+        return self._lane("lidar", target, size).draw([Sweep(cloud, motion, deskewed, config.intensity_max)])
+
+    def _radar(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
+               size: tuple[int, int]) -> LaneImage:
+        config, message, times_ns = self.config.inputs["radar"], state.payload.message, None
+        if hasattr(message, "point_step"):
+            found = cloud_detections(decode_cloud(message), config.intensity_min, config.intensity_max)
+        else:
+            found, times_ns = polar_detections(decode_image(message), self.encodings["radar"].params["max_m"])
+        motion, deskewed = self.transforms.moved(target.frame_id, self._frame("radar", message), times_ns,
+                                                 stamp_ns(message.header), t_ref_ns)
+        return self._lane("radar", target, size).draw([Scan(found, motion, deskewed)])
 
     def _event(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
                size: tuple[int, int]) -> LaneImage:
@@ -223,16 +244,20 @@ class Sensors:
 
 
 def payload_of(message):
-    """The bytes of an image, a cloud or an event packet."""
-    return message.events if hasattr(message, "events") else message.data
+    """The bytes of an image, a cloud or an event packet; none of a list of events."""
+    payload = message.events if hasattr(message, "events") else message.data
+    return b"" if isinstance(payload, list) else payload
 
 
 def packet_span(sample: Sample, message, period_sec: float) -> tuple[int, int]:
-    """[begin, end] in ns that a stream's packet covers; one that cannot be decoded covers one period."""
+    """[begin, end] in ns that a stream's packet covers; one that cannot be decoded covers one period.
+
+    (0, 0), which no collector takes, for a packet without a stamp or without anything to do with events.
+    """
     if sample.events is not None:
         return sample.events.begin_ns, sample.events.end_ns
     begin_ns = stamp_ns(message.header)
-    return begin_ns, begin_ns + nanoseconds(period_sec)
+    return (begin_ns, begin_ns + nanoseconds(period_sec)) if begin_ns > 0 and sample.error else (0, 0)
 
 
 def network_size(config: Config, image_size: tuple[int, int], camera: Camera) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from mss_perception.messages import decode_odometry, decode_transforms
 from mss_perception.projection import Motion
 
 SECOND = 1_000_000_000
-# A pose is guessed at constant velocity this far beyond the newest: odometry arrives a little later than the sweep.
+# A pose is guessed this far beyond the newest, going on at its speed and turn: odometry comes later than the sweep.
 LONGEST_EXTRAPOLATION_NS = SECOND // 10
 # Poses farther apart than this are not interpolated: odometry was lost in between.
 LONGEST_GAP_NS = SECOND // 2
@@ -69,7 +69,14 @@ class _Edge:
             return None
         k = np.clip(np.searchsorted(times, times_ns, side="right") - 1, 0, len(times) - 2)
         fraction = (times_ns - times[k]) / gaps[k]
-        translation = poses[k, :3] + fraction[:, None] * (poses[k + 1, :3] - poses[k, :3])
+        step = poses[k + 1, :3] - poses[k, :3]
+        translation = poses[k, :3] + np.minimum(fraction, 1.0)[:, None] * step
+        if (beyond := np.maximum(fraction - 1.0, 0.0)).any():
+            # A vehicle that turns goes on along its circle: the step as seen from the middle of the interval is made
+            # again from the middle of the time beyond.
+            turned = [rigid.rotation_from_quaternion(rigid.slerp(poses[k, 3:], poses[k + 1, 3:], at))
+                      for at in (np.full_like(fraction, 0.5), 1.0 + 0.5 * beyond)]
+            translation += beyond[:, None] * np.einsum("nij,nkj,nk->ni", turned[1], turned[0], step)
         return rigid.matrix(translation, rigid.slerp(poses[k, 3:], poses[k + 1, 3:], fraction))
 
 
@@ -135,7 +142,12 @@ class Transforms:
         T_target_fixed = self.lookup(target, self.fixed_frame, t_ref_ns)
         if np.ndim(times_ns) == 0:
             return Motion.fixed(T_target_fixed @ self.lookup(self.fixed_frame, source, int(times_ns)))
+        if not len(times_ns):
+            return Motion(T_target_fixed[None], np.empty(0, np.float32))
         first, last = int(times_ns.min()), int(times_ns.max())
+        if last - first > self._keep_ns:
+            raise TransformMissing(f"no transform from frame {source!r} to {target!r} for points that were measured "
+                                   f"over {(last - first) / SECOND:.0f} s")
         # Evenly spaced knots, so that a point's place among them is one multiplication.
         intervals = max(1, -(-(last - first) // KNOT_NS))
         knots = first + np.rint(np.linspace(0, last - first, intervals + 1)).astype(np.int64)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mss_perception.camera import MAX_PIXELS, Camera, CameraError
 from mss_perception.messages import bag_types, encode_camera_info
@@ -117,7 +119,7 @@ def test_no_two_directions_that_are_valid_share_a_pixel(model, D):
 def test_what_tangential_distortion_folds_never_appears(model, D):
     """Without the limit it would: that is what makes the test above worth having."""
     one = camera(model, D)
-    angle, around = np.meshgrid(np.linspace(0, np.deg2rad(89.9), 3000)[1:], np.linspace(0, 2 * np.pi, 180))
+    angle, around = np.meshgrid(np.linspace(0, np.deg2rad(89.9), 1500)[1:], np.linspace(0, 2 * np.pi, 90))
     rays = np.stack([np.tan(angle) * np.cos(around), np.tan(angle) * np.sin(around), np.ones_like(angle)], -1)
     rays = rays.reshape(-1, 3)
     uv, valid = one.project(rays)
@@ -219,7 +221,9 @@ def test_camera_info_as_drivers_send_it():
     ({"distortion_model": "thin_prism"}, "'thin_prism' is unknown; known: none, plumb_bob"),
     ({"k": np.array([500.0, 0, 320, 0, 500, 240, 0, 0, 0])}, "must be fx s cx, 0 fy cy, 0 0 1"),
     ({"k": np.array([500.0, 0, 320, 3, 500, 240, 0, 0, 1])}, "must be fx s cx"),
-    ({"binning_x": 641}, "0 x 480"), ({"height": 1 << 20, "width": 1 << 20}, "at most"),
+    ({"k": np.array([1e300, 0, 320, 0, 500, 240, 0, 0, 1])}, "1e.09 pixels at most"),
+    ({"d": np.array([0.1, 2e6, 0, 0, 0])}, "at most 1e.06"), ({"binning_x": 641}, "0 x 480"),
+    ({"height": 1 << 20, "width": 1 << 20}, "at most"),
 ])
 def test_useless_camera_info_is_refused_by_name(changes, named):
     with pytest.raises(CameraError, match=named):
@@ -232,3 +236,27 @@ def test_a_region_of_interest_outside_the_sensor_is_refused(roi):
     message.roi.x_offset, message.roi.y_offset, message.roi.width, message.roi.height = roi
     with pytest.raises(CameraError, match="leaves the sensor of 640 x 480"):
         Camera.from_info(message)
+
+
+numbers = st.one_of(st.floats(), st.floats(-3, 3), st.floats(-1e6, 1e6), st.sampled_from([0.0, 1.0, 500.0]))
+counts = st.one_of(st.integers(0, 700), st.integers(0, 2**32 - 1))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(numbers, min_size=9, max_size=9), st.lists(numbers, max_size=15),
+       st.sampled_from(["", "none", "plumb_bob", "rational_polynomial", "equidistant", "fisheye", "omni"]),
+       st.lists(counts, min_size=8, max_size=8), st.booleans())
+def test_any_camera_info_is_refused_or_makes_a_camera(k, d, model, sizes, upright):
+    message = info(k=np.array([k[0], 0, k[2], 0, k[4], k[5], 0, 0, 1] if upright else k), d=np.array(d),
+                   distortion_model=model, width=sizes[0], height=sizes[1], binning_x=sizes[2] % 4, binning_y=sizes[3])
+    roi = message.roi
+    roi.x_offset, roi.y_offset, roi.width, roi.height = sizes[4:]
+    try:
+        one = Camera.from_info(message)
+    except CameraError:
+        return
+    rays = np.random.default_rng(0).normal(size=(50, 3))
+    uv, valid = one.project(rays)
+    assert not valid[rays[:, 2] <= 0].any() and one.valid_radius > 0
+    assert (np.isfinite(uv).all(1) | ~valid).all()
+    one.unproject(rays[:, :2] * 100)

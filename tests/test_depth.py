@@ -1,15 +1,24 @@
-"""Depth lane: codes against the formula, nearest resampling, registration against a plane in closed form."""
+"""Depth lane: codes against the formula, nearest resampling, registration against a plane in closed form and a loop."""
 
 from __future__ import annotations
 
+import struct
+from dataclasses import replace
+
+import cv2
 import numpy as np
 import pytest
+from rosbags.typesys import Stores, get_typestore
 
 from mss_models.modality import DEFAULT_ENCODINGS, Encoding
 from mss_perception import rigid
 from mss_perception.camera import Camera
+from mss_perception.config import Config
 from mss_perception.depth import DepthLane, same_view
+from mss_perception.inputs import InputState, State
 from mss_perception.lane import LaneInvalid
+from mss_perception.messages import MessageError, bag_types, encode_camera_info, encode_image
+from mss_perception.sensors import Sample, Sensors
 
 ENCODING = DEFAULT_ENCODINGS["depth"]
 TARGET = Camera(96, 64, [[60, 0, 47.5], [0, 60, 31.5], [0, 0, 1]], "plumb_bob", (-0.15, 0.02, 0.001, 0.001, 0.0))
@@ -81,8 +90,8 @@ def test_another_type_or_size_is_invalid(depth, named):
 
 
 def test_another_encoding_is_refused_at_once():
-    with pytest.raises(ValueError, match="'hha'"):
-        DepthLane(Encoding("depth", "hha"), TARGET, 64, 96)
+    with pytest.raises(ValueError, match="'deliver_depth'"):
+        DepthLane(Encoding("depth", "deliver_depth"), TARGET, 64, 96)
 
 
 def test_same_view_is_told_by_geometry_not_by_size():
@@ -142,6 +151,59 @@ def test_the_nearer_surface_wins_and_its_shadow_stays_empty():
     # At 4 m the metre is 15 pixels, at 20 m 3: the post is at 55..64, its shadow in the wall begins at 43.
     assert post[0] in (54, 55) and post[-1] in (64, 65) and set(row[43:53]) == {0}
     assert set(row[3:42]) == {far}
+
+
+def test_registration_is_the_brute_force_loop():
+    """Every pixel of a random, broken depth image, one after the other, in float64 and with OpenCV's projection."""
+    camera = Camera(24, 18, [[20, 0, 11.2], [0, 21, 8.7], [0, 0, 1]])
+    depth = np.random.default_rng(9).choice([3.0, 3.2, 3.4, 9.0, np.nan], (18, 24)).astype(np.float32)
+    grid_h, grid_w = 40, 72
+    scale = np.array([grid_w / TARGET.width, grid_h / TARGET.height])
+    v, u = np.mgrid[:18, :24]
+    rays = np.dstack([(u - 11.2) / 20, (v - 8.7) / 21])
+    points = np.dstack([rays, np.ones((18, 24))]) * depth[..., None]
+    points = points @ PLACE[:3, :3].T + PLACE[:3, 3]
+    finite = np.isfinite(points).all(-1)
+    uv = np.full((18, 24, 2), np.nan)
+    uv[finite] = cv2.projectPoints(points[finite], np.zeros(3), np.zeros(3), TARGET.K, np.array(TARGET.D))[0][:, 0]
+    seen = finite & (points[..., 2] > 0) & np.all((uv >= 0) & (uv < [TARGET.width, TARGET.height]), axis=-1)
+    front = np.full((grid_h, grid_w), np.inf)
+    for row, column in zip(*np.nonzero(seen), strict=True):
+        z, steps = points[row, column, 2], []
+        for other in ((row, column + 1), (row + 1, column)):
+            if other[0] < 18 and other[1] < 24 and seen[other] and \
+                    abs(points[other][2] - z) < 0.2 * min(points[other][2], z):
+                steps.append(np.abs((uv[other] - uv[row, column]) * scale).max())
+        half = 0.6 * max(steps) if steps else 0.6 * scale[0] * TARGET.K[0, 0] / camera.K[0, 0]
+        place = (uv[row, column] + 0.5) * scale
+        for y, x in np.ndindex(grid_h, grid_w):
+            mine = (y, x) == (int(place[1]), int(place[0]))
+            if mine or abs(x + 0.5 - place[0]) <= half and abs(y + 0.5 - place[1]) <= half:
+                front[y, x] = min(front[y, x], z)
+    image = DepthLane(ENCODING, TARGET, grid_h, grid_w)(depth, camera, PLACE).image
+    expected = np.where(np.isfinite(front)[..., None], codes(np.where(np.isfinite(front), front, 1.0)), 0)
+    # A square's edge may fall on a pixel's centre, where single and double precision part.
+    assert (np.abs(image - expected).max(-1) > 0.6).sum() <= 3
+    assert 0.2 < np.isfinite(front).mean() < 1
+
+
+def test_compressed_depth_gives_what_raw_depth_gives():
+    encodings, types = {"rgb": DEFAULT_ENCODINGS["rgb"], "depth": ENCODING}, bag_types()
+    sensors = Sensors(Config(), encodings, (32, 32))
+    for name in ("rgb", "depth"):
+        sensors.learn(f"{name}/info", encode_camera_info(types, replace(TARGET, frame_id="camera"), 0))
+    depth = np.random.default_rng(2).integers(0, 9000, (64, 96)).astype(np.uint16)
+    header = struct.pack("<iff", 0, 0.0, 0.0)
+    raw = encode_image(types, depth, "16UC1", 5, "camera")
+    compressed = get_typestore(Stores.ROS2_JAZZY).types["sensor_msgs/msg/CompressedImage"](
+        header=raw.header, format="16UC1; compressedDepth png",
+        data=np.frombuffer(header + cv2.imencode(".png", depth)[1].tobytes(), np.uint8))
+    images = [sensors.image("depth", InputState(State.OK, 5, payload=Sample(message)), 5, sensors.cameras)
+              for message in (raw, compressed)]
+    assert np.array_equal(images[0].image, images[1].image) and images[0].figures == images[1].figures
+    raw = encode_image(types, depth[:, :90], "16UC1", 5, "camera")
+    with pytest.raises(MessageError, match="90 x 64, camera_info says 96 x 64"):
+        sensors.image("depth", InputState(State.OK, 5, payload=Sample(raw)), 5, sensors.cameras)
 
 
 def test_a_camera_that_looks_elsewhere_is_invalid_with_the_reason():

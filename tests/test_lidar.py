@@ -1,4 +1,4 @@
-"""LiDAR lane: the nuScenes reference figures, a brute-force z-buffer, codes, times and labelled points."""
+"""LiDAR lane: the nuScenes reference figures, a brute-force z-buffer, codes, times, deskew and labelled points."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import numpy as np
 import pytest
 
-from mss_models.modality import DEFAULT_ENCODINGS, Encoding
+from mss_models.modality import DEFAULT_ENCODINGS, NO_INTENSITY, Encoding
+from mss_perception import rigid
 from mss_perception.camera import Camera
 from mss_perception.lane import LaneInvalid
-from mss_perception.lidar import LidarLane, point_times_ns
-from mss_perception.messages import Cloud, bag_types, decode_cloud, encode_cloud
+from mss_perception.lidar import LidarLane, Sweep, point_times_ns
+from mss_perception.messages import Cloud, MessageError, bag_types, decode_cloud, encode_cloud, encode_odometry
 from mss_perception.projection import Motion
+from mss_perception.transforms import Transforms
 
 ENCODING = DEFAULT_ENCODINGS["lidar"]
 CAMERA = Camera(80, 60, [[40, 0, 39.5], [0, 40, 29.5], [0, 0, 1]], "plumb_bob", (-0.2, 0.03, 0.002, -0.001, 0.0))
@@ -34,9 +36,17 @@ def test_nuscenes_reference_counts(shared_data, name, expected, size):
     camera = Camera(values["width"], values["height"], values["K"])
     result = LidarLane(ENCODING, camera, *size)(cloud_of(sweep[:, :3], intensity=sweep[:, 3].copy()),
                                                Motion.fixed(np.array(values["camera_from_lidar"])))
-    assert result.figures == {"points": 34688, "points_in_image": expected, "deskewed": False}
+    figures = result.figures
+    clipped = figures.pop("intensity_clipped")      # nuScenes' intensities are 0..255 in a float field
+    assert figures == {"points": 34688, "no_return": 0, "points_in_image": expected, "deskewed": False}
+    assert clipped == np.mean(sweep[:, 3] > 1) > 0.9
     assert values["points_in_image"] == expected
     assert result.image.shape == (*size, 3)
+
+
+def draw(lane, xyz, intensity=None, motion=HERE):
+    fields = {} if intensity is None else {"intensity": np.asarray(intensity, np.float32)}
+    return lane(cloud_of(xyz, **fields), motion)
 
 
 def scene(seed, count=400):
@@ -82,7 +92,8 @@ def test_image_and_figures_against_brute_force(seed, size, dilate):
     lane = LidarLane(Encoding("lidar", ENCODING.name, params=params), CAMERA, *size)
     result = lane(cloud_of(xyz, intensity=intensity), HERE)
     image, nearest, returns, in_image = brute_force(xyz, intensity, CAMERA, *size, params)
-    assert result.figures == {"points": returns, "points_in_image": in_image, "deskewed": False}
+    assert result.figures == {"points": returns, "no_return": len(xyz) - returns, "points_in_image": in_image,
+                              "deskewed": False}
     assert in_image > 20
     np.testing.assert_allclose(result.nearest, nearest, rtol=1e-5)
     assert np.abs(result.image - image).max() <= 0.5 + 1e-3        # rounded to the next code
@@ -93,20 +104,86 @@ def test_codes_are_clipped_never_wrapped():
     camera = Camera(9, 9, [[4, 0, 4], [0, 4, 4], [0, 0, 1]])
     lane = LidarLane(ENCODING, camera, 9, 9)
     for z, expected in ((0.2, 1), (1.0, 1), (80.0, 255), (5000.0, 255)):
-        image = lane.project(np.array([[0, 0, z]], np.float32), np.array([7.0], np.float32), HERE).image
+        image = draw(lane, [[0, 0, z]], [7.0]).image
         assert tuple(image[4, 4]) == (expected, 255, 1 + round(254 * 0.3))
     for y, expected in ((60.0, 1), (-60.0, 255)):
-        xyz = np.array([[0, y, 70.0]], np.float32)
-        assert lane.project(xyz, np.array([-3.0], np.float32), HERE).image[..., 2].max() == expected
-    unknown = lane.project(np.array([[0, 0, 5.0]], np.float32), None, HERE).image
-    assert unknown[4, 4, 1] == 1
+        assert draw(lane, [[0, y, 70.0]], [-3.0]).image[..., 2].max() == expected
+    assert draw(lane, [[0, 0, 5.0]]).image[4, 4, 1] == NO_INTENSITY
+    assert draw(lane, [[0, 0, 5.0]], [np.nan]).image[4, 4, 1] == 1
 
 
-def test_intensity_scale_and_other_names_of_intensity():
+@pytest.mark.parametrize(("field", "values", "full", "scale", "expected"), [
+    ("intensity", np.float32([0.5]), 0.0, 1.0, 0.5), ("intensity", np.float32([51]), 255.0, 1.0, 0.2),
+    ("intensity", np.uint8([51]), 0.0, 1.0, 0.2), ("reflectivity", np.uint16([51]), 0.0, 1.0, 0.2),
+    ("reflectivity", np.uint16([3000]), 6000.0, 1.0, 0.5), ("i", np.float64([0.1]), 0.0, 0.5, 0.2),
+    ("intensity", np.float32([100]), 0.0, 1.0, 1.0),
+])
+def test_intensity_is_measured_by_the_drivers_scale_then_by_the_networks(field, values, full, scale, expected):
     camera = Camera(9, 9, [[4, 0, 4], [0, 4, 4], [0, 0, 1]])
-    encoding = Encoding("lidar", ENCODING.name, params={**ENCODING.params, "intensity_scale": 200.0})
-    cloud = cloud_of([[0, 0, 5]], reflectivity=np.array([100], np.uint16))
-    assert LidarLane(encoding, camera, 9, 9)(cloud, HERE).image[4, 4, 1] == 128
+    encoding = Encoding("lidar", ENCODING.name, params={**ENCODING.params, "intensity_scale": scale})
+    sweep = Sweep(cloud_of([[0, 0, 5]], **{field: values}), HERE, False, full)
+    assert LidarLane(encoding, camera, 9, 9).draw([sweep]).image[4, 4, 1] == round(1 + 254 * expected)
+
+
+@pytest.mark.parametrize(("bright", "figure"), [(5, None), (6, 0.6), (10, 1.0)])
+def test_a_scale_that_most_intensities_exceed_is_reported(bright, figure, caplog):
+    lane = LidarLane(ENCODING, CAMERA, 60, 80)
+    intensity = np.where(np.arange(12) < bright, 40.0, 0.5).astype(np.float32)
+    xyz = np.full((12, 3), 5.0)
+    xyz[10:] = np.nan, 0, 0             # points without a return have no say
+    intensity[10:] = 99
+    for _ in range(2):
+        assert lane(cloud_of(xyz, intensity=intensity), HERE).figures.get("intensity_clipped") == figure
+    assert [record.getMessage() for record in caplog.records] == ([] if figure is None else [
+        f"{round(100 * figure)} % of the LiDAR's intensities are above its full scale; set lidar.intensity_max to the "
+        "largest that its driver sends, usually 255"])
+    assert "intensity_clipped" not in lane.draw([Sweep(cloud_of(xyz, intensity=intensity), HERE, False, 40)]).figures
+
+
+def test_several_clouds_are_one_image_with_one_z_buffer():
+    """As if one sensor had measured all points where they are in the camera's frame."""
+    rng = np.random.default_rng(11)
+    lane = LidarLane(ENCODING, CAMERA, 60, 80)
+    sweeps, xyz, intensity = [], [], []
+    for seed in range(3):
+        points, strength = scene(seed, 300)
+        T = np.eye(4)
+        T[:3, 3] = rng.normal(size=3)
+        T[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        sweeps.append(Sweep(cloud_of(points, intensity=strength), Motion.fixed(T), seed > 0))
+        moved = points @ T[:3, :3].T + T[:3, 3]
+        moved[:40] = np.nan                     # (0, 0, 0) is no return in the sensor's frame, wherever that is
+        xyz.append(moved.astype(np.float32))
+        intensity.append(strength)
+    together = lane.draw(sweeps)
+    expected = lane(cloud_of(np.concatenate(xyz), intensity=np.concatenate(intensity)), HERE)
+    assert np.mean(together.image != expected.image) < 0.001        # float32 positions round differently
+    np.testing.assert_allclose(together.points.xyz, np.concatenate(xyz), atol=1e-4)
+    for name in ("points", "no_return", "points_in_image"):
+        assert together.figures[name] == expected.figures[name] == sum(lane.draw([one]).figures[name] for one in sweeps)
+    assert together.figures["deskewed"] is False and lane.draw(sweeps[1:]).figures["deskewed"] is True
+    labels = rng.integers(0, 20, (60, 80)).astype(np.uint8)
+    assert np.mean(together.label_points(labels) != expected.label_points(labels)) < 0.01
+    assert np.array_equal(together.image, lane.draw(sweeps[::-1]).image)
+
+
+def test_of_two_clouds_the_nearer_point_wins_whatever_the_order():
+    lane = LidarLane(ENCODING, CAMERA, 60, 80)
+    near, far = (Sweep(cloud_of([[0, 0, z]], intensity=np.float32([1])), HERE) for z in (5, 20))
+    for sweeps in ([near, far], [far, near]):
+        assert lane.draw(sweeps).nearest.min() == 5 and (lane.draw(sweeps).nearest < np.inf).sum() == 9
+
+
+def test_a_cloud_that_cannot_be_used_does_not_cost_the_others():
+    lane = LidarLane(ENCODING, CAMERA, 60, 80)
+    good, empty = Sweep(cloud_of([[0, 0, 5]]), HERE), Sweep(cloud_of(np.zeros((0, 3))), HERE)
+    flat = Sweep(Cloud(np.ones(3, [("x", "f4"), ("y", "f4")])), HERE)
+    result = lane.draw([empty, good, flat])
+    assert result.figures["clouds_unused"] == 2 and result.figures["points"] == 1
+    with pytest.raises(LaneInvalid, match="cloud is empty; .*no field 'z'"):
+        lane.draw([empty, flat])
+    with pytest.raises(LaneInvalid, match="no cloud"):
+        lane.draw([])
 
 
 def test_points_behind_the_camera_or_folded_by_its_lens_never_appear():
@@ -122,14 +199,14 @@ def test_points_move_with_the_sensor_between_knots():
     T[:, 0, 3] = 0.0, 2.0, 3.0
     xyz = np.full((5, 3), [0.0, 0.0, 10.0], np.float32)
     motion = Motion(T, np.array([0.0, 0.5, 1.0, 1.5, 2.0], np.float32))
-    result = LidarLane(ENCODING, CAMERA, 60, 80).project(xyz, None, motion)
+    result = draw(LidarLane(ENCODING, CAMERA, 60, 80), xyz, motion=motion)
     np.testing.assert_allclose(result.points.xyz[:, 0], [0, 1, 2, 2.5, 3])
     # A time outside the knots, as NaN times give, stays at the nearest one.
     motion = Motion(T, np.array([-9.0, 99.0, np.nan, 2.0, 2.0], np.float32))
-    x = LidarLane(ENCODING, CAMERA, 60, 80).project(xyz, None, motion).points.xyz[:, 0]
+    x = draw(LidarLane(ENCODING, CAMERA, 60, 80), xyz, motion=motion).points.xyz[:, 0]
     assert x[0] == 0 and x[1] == 3 and 0 <= x[2] <= 3
     with pytest.raises(ValueError, match="3 point times for 5 points"):
-        LidarLane(ENCODING, CAMERA, 60, 80).project(xyz, None, Motion(T, np.zeros(3, np.float32)))
+        draw(LidarLane(ENCODING, CAMERA, 60, 80), xyz, motion=Motion(T, np.zeros(3, np.float32)))
 
 
 @pytest.mark.parametrize(("cloud", "named"), [
@@ -143,14 +220,14 @@ def test_clouds_without_points_are_invalid(cloud, named):
 
 
 def test_another_encoding_is_refused_at_once():
-    with pytest.raises(ValueError, match="'spherical'"):
-        LidarLane(Encoding("lidar", "spherical"), CAMERA, 60, 80)
+    with pytest.raises(ValueError, match="'deliver_lidar'"):
+        LidarLane(Encoding("lidar", "deliver_lidar"), CAMERA, 60, 80)
 
 
 def test_points_get_the_label_of_their_pixel():
     xyz, _ = scene(5)
     labels = np.random.default_rng(6).integers(0, 20, (60, 80)).astype(np.uint8)
-    result = LidarLane(ENCODING, CAMERA, 30, 40).project(xyz, None, HERE)
+    result = draw(LidarLane(ENCODING, CAMERA, 30, 40), xyz)
     found = result.label_points(labels, keep_hidden=True)
     uv, valid = CAMERA.project(xyz)
     for i in range(len(xyz)):
@@ -167,34 +244,135 @@ def test_a_hidden_point_gets_no_label():
     #                 wall     behind it   beside it      same wall, a little farther
     xyz = np.array([[0, 0, 5], [0, 0, 20], [8, 0, 20], [0.02, 0, 5.2]], np.float32)
     labels = np.full((60, 80), 7, np.uint8)
-    assert lane.project(xyz, None, HERE).label_points(labels).tolist() == [7, 255, 7, 7]
-    assert lane.project(xyz, None, HERE).label_points(labels, keep_hidden=True).tolist() == [7, 7, 7, 7]
+    assert draw(lane, xyz).label_points(labels).tolist() == [7, 255, 7, 7]
+    assert draw(lane, xyz).label_points(labels, keep_hidden=True).tolist() == [7, 7, 7, 7]
 
+
+# ------------------------------------------------------------------------------------------------------ point times
 
 STAMP = 1_600_000_000_123_456_789
+SPREAD = [0, 50_000_000, 99_000_000]
 
 
 @pytest.mark.parametrize(("name", "values", "offsets_ns"), [
-    ("t", np.array([0, 50_000_000, 99_000_000], np.uint32), [0, 50_000_000, 99_000_000]),           # Ouster: ns
-    ("t", np.array([0, 50_000, 99_000], np.uint32), [0, 50_000_000, 99_000_000]),                   # us
-    ("time", np.array([-0.1, -0.05, 0], np.float32), [-100_000_000, -50_000_000, 0]),               # Velodyne: s
-    ("time", np.array([0, 50, 99], np.float32), [0, 50_000_000, 99_000_000]),                       # ms
-    ("time", np.array([0, 50_000, 99_000], np.float32), [0, 50_000_000, 99_000_000]),               # us
-    ("timestamp", np.array([0, 5e7, 9.9e7]), [0, 50_000_000, 99_000_000]),                          # ns
-    ("timestamp", np.array([0, 0.05, 0.099]) + STAMP * 1e-9, [0, 50_000_000, 99_000_000]),          # Hesai: absolute s
-    ("timestamp", np.array([0, 5e7, 9.9e7]) + STAMP, [0, 50_000_000, 99_000_000]),                  # Livox: absolute ns
+    ("time", np.array([-0.1, -0.05, 0], np.float32), [-100_000_000, -50_000_000, 0]),       # velodyne_pointcloud
+    ("t", np.array(SPREAD, np.uint32), SPREAD),                                             # ouster_ros
+    ("timestamp", np.array([0, 0.05, 0.099]) + STAMP * 1e-9, SPREAD),                       # hesai, rslidar_sdk
+    ("timestamp", np.array(SPREAD, np.float64) + STAMP, SPREAD),                            # livox_ros_driver2
+    ("offset_time", np.array(SPREAD, np.uint32), SPREAD),                                   # Livox, converted
+    ("time_stamp", np.array(SPREAD, np.uint32), SPREAD),                                    # Autoware, Nebula
+    ("time_stamp", np.array([0, 0.05, 0.099]) + STAMP * 1e-9, SPREAD),                      # Autoware, older
+    ("t", np.array([0, 50_000, 99_000], np.uint32), SPREAD),                                # us
+    ("time", np.array([0, 50, 99], np.float32), SPREAD),                                    # ms
+    ("time", np.array([0, 50_000, 99_000], np.float32), SPREAD),                            # us
+    ("timestamp", np.array([0, 5e7, 9.9e7]), SPREAD),                                       # ns
+    ("timestamp", np.array([0.05, 0, 0.099]) + [STAMP * 1e-9, 0, STAMP * 1e-9], [50_000_000, 99_000_000, 99_000_000]),
     ("time_stamp", np.array([np.nan, 0.05, np.inf], np.float32), [50_000_000, 50_000_000, 50_000_000]),
     ("t", np.zeros(3, np.uint32), [0, 0, 0]),
+    ("time", np.zeros(3, np.float32), [0, 0, 0]),
 ])
-def test_point_times_by_name_type_and_range(name, values, offsets_ns):
+def test_point_times_of_the_common_drivers(name, values, offsets_ns):
     times = point_times_ns(cloud_of(np.ones((3, 3)), STAMP, **{name: values}))
     assert times.dtype == np.int64
     np.testing.assert_allclose((times - STAMP).astype(float), offsets_ns, atol=500)     # float64 seconds end here
 
 
+@pytest.mark.parametrize(("values", "unit", "offsets_ns"), [
+    (np.array([0, 500_000, 990_000], np.uint32), "ns", [0, 500_000, 990_000]),      # a short sweep; auto takes us
+    (np.array([0, 500_000, 990_000], np.uint32), "auto", [0, 500_000_000, 990_000_000]),
+    (np.array([0, 0.5, 0.99], np.float32), "ms", [0, 500_000, 990_000]),
+    (np.array([0, 50, 99], np.uint32), "ms", SPREAD),
+    (np.array([0, 50, 99], np.uint32), "none", None), (np.array([0, 50, 99], np.uint32), "s", None),
+    (np.array([0, 50, 99], np.float32) + 1e6, "ms", None),
+])
+def test_a_unit_that_is_configured_is_not_guessed(values, unit, offsets_ns):
+    times = point_times_ns(cloud_of(np.ones((3, 3)), STAMP, t=values), unit)
+    if offsets_ns is None:
+        assert times is None
+    else:
+        np.testing.assert_allclose((times - STAMP).astype(float), offsets_ns, atol=500)
+
+
 @pytest.mark.parametrize("fields", [
     {}, {"ring": np.zeros(3, np.uint16)}, {"t": np.full(3, np.nan)}, {"t": np.full(3, 1e30)},
     {"timestamp": np.array([0, 0.05, 0.1]) + 5e8}, {"t": np.array([0, 1, 2**32 - 1], np.uint32)},
+    {"timestamp": np.full(3, STAMP * 1e-9, np.float32)},            # float32 holds this to 128 s only
 ])
 def test_times_that_make_no_sense_are_no_times(fields):
     assert point_times_ns(cloud_of(np.ones((3, 3)), STAMP, **fields)) is None
+
+
+def test_several_times_per_point_are_refused():
+    with pytest.raises(MessageError, match="'t' has 2 values per point"):
+        point_times_ns(Cloud(np.zeros(3, [("t", "f4", (2,))]), STAMP))
+
+
+# ------------------------------------------------------------------------------------------------------------ deskew
+
+MS = 1_000_000
+SPEED, TURN = 15.0, np.deg2rad(30)      # m/s along the vehicle's x axis, rad/s to the left
+
+
+def vehicle(t_ns):
+    """T_odom_base (N, 4, 4) at (N,) times after STAMP: a circle, in closed form."""
+    angle = TURN * np.atleast_1d(t_ns) * 1e-9
+    T = np.tile(np.eye(4), (len(angle), 1, 1))
+    T[:, 0, 0], T[:, 0, 1], T[:, 1, 0], T[:, 1, 1] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+    T[:, 0, 3], T[:, 1, 3] = SPEED / TURN * np.sin(angle), SPEED / TURN * (1 - np.cos(angle))
+    return T
+
+
+T_BASE_LIDAR = rigid.matrix([0.9, 0.1, 1.9], [0.01, 0.02, 0.1, 0.99])
+T_BASE_CAMERA = rigid.matrix([1.5, 0, 1.4], [-0.5, 0.5, -0.5, 0.5])      # looks along x
+
+
+def sweep_of_a_street(t_ns):
+    """Rays of a spinning LiDAR at (N,) times against the ground, two walls and one ahead -> hits in odom (N, 3), and in
+    the sensor's frame at each point's own time (N, 3); NaN where a ray hits nothing within 120 m."""
+    azimuth = -2 * np.pi * t_ns / (100 * MS)                    # clockwise, ten turns a second, forward at 0
+    elevation = np.deg2rad(np.linspace(-24, 8, 32))[np.arange(len(t_ns)) % 32]
+    direction = np.stack([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth),
+                          np.sin(elevation)], -1)
+    T = vehicle(t_ns) @ T_BASE_LIDAR
+    origin, direction_odom = T[:, :3, 3], np.einsum("nij,nj->ni", T[:, :3, :3], direction)
+    distance = np.full(len(t_ns), np.inf)
+    for normal, offset in (((0, 0, 1), 0), ((0, 1, 0), 9), ((0, 1, 0), -7), ((1, 0, 0), 45)):
+        with np.errstate(divide="ignore"):
+            along = (offset - origin @ normal) / (direction_odom @ normal)
+        distance = np.where((along > 0) & (along < distance), along, distance)
+    distance[distance > 120] = np.nan
+    return origin + distance[:, None] * direction_odom, distance[:, None] * direction
+
+
+def pixel_errors(end_ms, lag_ms):
+    """Distance in pixels of each drawn point from its true pixel, with the lane's deskew and without: two (M,)."""
+    camera = Camera(1024, 1024, [[512, 0, 511.5], [0, 512, 511.5], [0, 0, 1]], "plumb_bob", (-0.1, 0.02, 1e-3, -1e-3))
+    lane, end, t_ref = LidarLane(ENCODING, camera, 256, 256), end_ms * MS, (end_ms - lag_ms) * MS
+    times = end - np.arange(32 * 1024)[::-1] * (100 * MS) // (32 * 1024)
+    hits, measured = sweep_of_a_street(times)
+    cloud = cloud_of(measured, STAMP + end, time=((times - end) * 1e-9).astype(np.float32))
+    frames = Transforms()
+    frames.add_static("base_link", "camera", T_BASE_CAMERA)
+    frames.add_static("base_link", "lidar", T_BASE_LIDAR)
+    for ms in range(0, end_ms + 20, 20):                        # 50 Hz
+        frames.add_odometry(encode_odometry(bag_types(), vehicle(ms * MS)[0], STAMP + ms * MS))
+    truth = rigid.inverse(vehicle(t_ref)[0] @ T_BASE_CAMERA)
+    expected, _ = camera.project(hits @ truth[:3, :3].T + truth[:3, 3])
+    errors = []
+    for times_ns in (point_times_ns(cloud), None):
+        motion, deskewed = frames.moved("camera", "lidar", times_ns, cloud.stamp_ns, STAMP + t_ref)
+        assert deskewed == (times_ns is not None)
+        if not deskewed:
+            motion = Motion.fixed(frames.lookup("camera", "lidar"))
+        points = lane(cloud, motion, deskewed).points
+        both = points.seen & np.isfinite(expected[:, 0])
+        errors.append(np.linalg.norm(points.uv[both] - expected[both], axis=1))
+    return errors
+
+
+@pytest.mark.parametrize(("end_ms", "lag_ms"), [(1_000, 0), (1_013, 50), (987, 100), (1_000, -30)])
+def test_a_spinning_lidars_static_points_land_on_their_true_pixel(end_ms, lag_ms):
+    """At 15 m/s and 30 degrees/s. lag_ms: how long before the sweep's end the image was taken."""
+    with_deskew, without = pixel_errors(end_ms, lag_ms)
+    assert len(with_deskew) > 5000 and with_deskew.max() < 0.5
+    assert np.median(without) > 5

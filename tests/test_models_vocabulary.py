@@ -12,7 +12,7 @@ from mss_models.labels import LABEL_SETS, LabelError, LabelSet
 from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES, SCHEMES, Encoding, ModalityError, canonical_order
 
 
-@pytest.mark.parametrize("name", MODALITIES)
+@pytest.mark.parametrize("name", DEFAULT_ENCODINGS)
 def test_encoding_survives_json_and_pickle(name):
     encoding = DEFAULT_ENCODINGS[name]
     assert Encoding.from_dict(json.loads(json.dumps(encoding.to_dict()))) == encoding

@@ -168,6 +168,18 @@ def test_points_at_one_time_need_no_interval():
     np.testing.assert_allclose(motion.T[motion.knot.astype(int)], np.broadcast_to(expected, (5, 4, 4)), atol=1e-9)
 
 
+def test_no_points_need_no_poses():
+    motion, _ = moving().moved("camera", "lidar", np.empty(0, np.int64), 1_500 * MS, 1_500 * MS)
+    assert project_points(np.empty((0, 3), np.float32), motion, Camera(10, 10, np.eye(3))).returns == 0
+
+
+def test_times_that_span_years_fill_no_memory():
+    times = np.array([0, 2**62])
+    with pytest.raises(TransformMissing, match="over 4611686018 s"):
+        moving().motion("camera", "lidar", times, 1_500 * MS)
+    assert moving().moved("camera", "lidar", times, 1_500 * MS, 1_500 * MS)[1] is False
+
+
 @pytest.mark.parametrize("times", [(2_110, 2_150), (900, 990), (1_990, 2_200)])
 def test_without_odometry_at_the_points_times_one_transform_serves_and_says_so(times):
     frames = moving()
@@ -183,6 +195,14 @@ def test_a_little_after_the_newest_pose_the_velocity_is_kept():
     frames = moving(20, 2000, speed=15.0, turn=1e-9)
     T = frames.lookup("odom", "base_link", 2_080 * MS)
     np.testing.assert_allclose(T[:3, 3], circle(2_080 * MS, 15.0, 1e-9)[:3, 3], atol=1e-6)
+
+
+def test_a_little_after_the_newest_pose_the_circle_is_kept():
+    """Slow odometry while turning: going on straight would be 10 cm off."""
+    frames = moving(100, 2000)
+    for ms in (2_001, 2_040, 2_100):
+        T, expected = frames.lookup("odom", "base_link", ms * MS), circle(ms * MS, 15.0, 0.52)
+        np.testing.assert_allclose(T, expected, atol=1e-3)
 
 
 def test_a_gap_in_odometry_is_not_bridged():

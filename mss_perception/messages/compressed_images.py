@@ -1,0 +1,157 @@
+"""sensor_msgs/CompressedImage -> what a raw Image would hold: JPEG, PNG, and the depth of compressedDepth.
+
+`format` is read as image_transport's plugins write it (ros-perception/image_transport_plugins): "ENCODING; CODEC
+compressed TARGET", e.g. "rgb8; jpeg compressed bgr8" or "16UC1; png compressed "; "ENCODING; compressedDepth png" or
+"... rvl"; and "jpeg" or "png" alone, as cameras' drivers write. Which codec it really is, the data's first bytes say.
+"""
+
+from __future__ import annotations
+
+import struct
+
+import cv2
+import numpy as np
+
+from mss_perception.camera import MAX_PIXELS
+from mss_perception.messages.common import MessageError, raw_bytes
+from mss_perception.messages.rvl import decode_rvl
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"      # how files begin
+START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"    # of a JPEG
+DEPTH_ENCODINGS = ("16UC1", "32FC1")
+DEPTH_HEADER = struct.Struct("<iff")    # compressedDepth's: kind of quantisation, its parameters A and B
+# Of a progressive JPEG; each scan goes over the whole picture, so a file of nothing but scans takes hours.
+MAX_SCANS = 100
+
+
+def check_size(height: int, width: int, size: tuple[int, int] | None) -> None:
+    """Raise MessageError unless height x width is `size` (if one is given) and not empty."""
+    if height <= 0 or width <= 0:
+        raise MessageError(f"image of {width} x {height} pixels is empty")
+    if size is not None and (height, width) != tuple(size):
+        raise MessageError(f"image is {width} x {height}, camera_info says {size[1]} x {size[0]}")
+
+
+def decompress(msg, size: tuple[int, int] | None) -> tuple[np.ndarray, str]:
+    """Pixels of a sensor_msgs/CompressedImage, and the encoding of sensor_msgs/Image that they now have.
+
+    (H, W, C) or (H, W): bgr8, rgb8, bgra8, rgba8, mono8, a Bayer mosaic of 8 bits, 16UC1 or 32FC1. Of 16 bit colours,
+    grey and mosaics the upper 8 bits are kept; 16 bit grey that no encoding is named of is 16UC1. EXIF's orientation
+    is ignored, as camera_info knows nothing of it. size: the (height, width) that it must have, checked before anything
+    is decoded: a small file may hold a huge picture. Raises MessageError.
+    """
+    encoding, _, codec = (part.strip() for part in msg.format.partition(";"))
+    data, is_depth = raw_bytes(msg.data), encoding in DEPTH_ENCODINGS
+    # The first releases of compressedDepth wrote nothing but the encoding.
+    if "compressedDepth" in codec or is_depth and not codec and _codec(data) is None:
+        return _compressed_depth(data, encoding, codec.replace("compressedDepth", "").strip(), size), encoding
+    image = _decode_file(data, msg.format, size)
+    if image.ndim == 3:
+        # A file says which channel is red, except that "compressed rgb" means that it was written as blue.
+        swapped = "compressed rgb" in codec
+        return _upper_byte(image), ("rgb" if swapped else "bgr") + ("a8" if image.shape[2] == 4 else "8")
+    is_mosaic, is_16bit = encoding.startswith("bayer_"), image.dtype == np.uint16
+    if is_depth or is_16bit and not is_mosaic and encoding != "mono16":
+        if not is_16bit or encoding == "32FC1":
+            raise MessageError(f"depth as {msg.format!r} holds {image.dtype}; 16UC1 can be PNG of 16 bits, both can be "
+                               "compressedDepth")
+        return image, "16UC1"
+    # image_transport makes JPEG of the grey picture, not of the mosaic.
+    return _upper_byte(image), encoding.replace("16", "8") if is_mosaic and "mono8" not in codec else "mono8"
+
+
+def _upper_byte(image: np.ndarray) -> np.ndarray:
+    return (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+
+
+def _compressed_depth(data: np.ndarray, encoding: str, codec: str, size: tuple[int, int] | None) -> np.ndarray:
+    """(H, W) uint16 of 16UC1 or float32 of 32FC1, from what compressed_depth_image_transport (codec.cpp) writes.
+
+    After a header of 12 bytes a PNG of 16 bits, or width and height as uint32 and then RVL. 16UC1 is stored as it is;
+    32FC1 as A / depth + B, with A and B in the header and 0 for no measurement, which comes back as NaN.
+    """
+    if encoding not in DEPTH_ENCODINGS:
+        raise MessageError(f"compressedDepth of encoding {encoding!r} is not supported; it must be 16UC1 or 32FC1")
+    if len(data) < DEPTH_HEADER.size + 8:
+        raise MessageError(f"compressedDepth has {len(data)} bytes; its header alone has {DEPTH_HEADER.size + 8}")
+    _, a, b = DEPTH_HEADER.unpack_from(data)
+    data = data[DEPTH_HEADER.size:]
+    if codec in ("", "png"):
+        stored = _decode_file(data, "compressedDepth png", size)
+        if stored.dtype != np.uint16 or stored.ndim != 2:
+            raise MessageError(f"compressedDepth holds {stored.dtype} of {stored.ndim} dimensions; it must be 16 bit "
+                               "grey")
+    elif codec == "rvl":
+        width, height = struct.unpack_from("<II", data)
+        _check_header(height, width, size)
+        stored = decode_rvl(data[8:], height, width)
+    else:
+        raise MessageError(f"compressedDepth codec {codec!r} is not supported; supported: png, rvl")
+    if encoding == "16UC1":
+        return stored
+    if not (np.isfinite(a) and np.isfinite(b) and a > 0):
+        raise MessageError(f"compressedDepth header has quantisation A = {a}, B = {b}; A must be positive, both finite")
+    with np.errstate(divide="ignore"):
+        depth = np.float32(a) / (stored - np.float32(b))
+    depth[stored == 0] = np.nan
+    return depth
+
+
+def _decode_file(data: np.ndarray, name: str, size: tuple[int, int] | None) -> np.ndarray:
+    """(H, W) or (H, W, C) uint8 or uint16 of a JPEG or PNG file, colours as BGR."""
+    codec = _codec(data)
+    if codec is None:
+        raise MessageError(f"compressed image of format {name!r} begins with {bytes(data[:8])!r}; only JPEG and PNG "
+                           "can be decoded")
+    _check_header(*(_jpeg_size(data) if codec == "JPEG" else _png_size(data)), size)
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise MessageError(f"{codec} image cannot be decoded: {error.err}") from error
+    if image is None:
+        raise MessageError(f"{codec} image of {len(data)} bytes cannot be decoded; it is damaged or cut off")
+    return image
+
+
+def _codec(data: np.ndarray) -> str | None:
+    start = bytes(data[:8])
+    return "PNG" if start == PNG else "JPEG" if start.startswith(JPEG) else None
+
+
+def _check_header(height: int, width: int, size: tuple[int, int] | None) -> None:
+    check_size(height, width, size)
+    if height * width > MAX_PIXELS:
+        raise MessageError(f"compressed image announces {width} x {height}; at most {MAX_PIXELS} pixels are decoded")
+
+
+def _png_size(data: np.ndarray) -> tuple[int, int]:
+    """(height, width) of the IHDR chunk, which is the first (PNG specification, 11.2.2)."""
+    if len(data) < 24 or bytes(data[12:16]) != b"IHDR":
+        raise MessageError("PNG image has no header")
+    width, height = struct.unpack_from(">II", data, 16)
+    return height, width
+
+
+def _jpeg_size(data: np.ndarray) -> tuple[int, int]:
+    """(height, width) of the frame header (ITU-T T.81, B.2.2).
+
+    Raises MessageError for a file without end, which OpenCV 4 would fill with grey, and for one of too many scans.
+    """
+    file, at = data.tobytes(), 2
+    # In the compressed data itself a byte of 255 is always followed by 0 or a restart marker.
+    scans = file.count(START_OF_SCAN)
+    if scans > MAX_SCANS:
+        raise MessageError(f"JPEG image has {scans} scans; at most {MAX_SCANS} are decoded")
+    if file.rfind(END_OF_IMAGE) <= file.rfind(START_OF_SCAN):
+        raise MessageError(f"JPEG image of {len(file)} bytes is cut off")
+    while at + 9 <= len(file):
+        marker = file[at + 1]
+        if file[at] != 0xFF or marker == 0xDA:
+            break
+        if marker == 0xFF:                                  # padding
+            at += 1
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack_from(">HH", file, at + 5)
+        else:
+            at += 2 + struct.unpack_from(">H", file, at + 2)[0]
+    raise MessageError("JPEG image has no frame header")
