@@ -19,5 +19,5 @@ RUN python3 -m venv --system-site-packages .venv \
     && . .venv/bin/activate && . /opt/ros/jazzy/setup.sh \
     && cd ros2_ws && python -m colcon build
 
-ENV FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA
+ENV FASTDDS_BUILTIN_TRANSPORTS="DEFAULT?sockets_size=16MB"
 CMD ["bash", "-c", "source /opt/ros/jazzy/setup.bash && source ros2_ws/install/setup.bash && exec ros2 launch mss_perception delivery.launch.py"]

@@ -13,6 +13,7 @@ from launch import LaunchDescription
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+LARGE_MESSAGES = "DEFAULT?sockets_size=16MB"
 
 ARGUMENTS = [
     DeclareLaunchArgument("config", default_value=str(CONFIG / "delivery.yaml"),
@@ -28,9 +29,9 @@ ARGUMENTS = [
                           description="Bag to play as the sensors; empty: real sensors publish"),
     DeclareLaunchArgument("viewer", default_value="none", choices=["none", "rviz", "foxglove"],
                           description="Start a viewer; foxglove: the bridge, load config/foxglove_layout.json there"),
-    DeclareLaunchArgument("transports", default_value=EnvironmentVariable(TRANSPORTS, default_value="LARGE_DATA"),
-                          description=f"{TRANSPORTS}: LARGE_DATA brings images and clouds whole, but participants on "
-                                      "the default transports may then get no data; a value already set stays"),
+    DeclareLaunchArgument("transports", default_value=EnvironmentVariable(TRANSPORTS, default_value=LARGE_MESSAGES),
+                          description=f"{TRANSPORTS}: this value brings images and clouds whole; a value that is "
+                                      "already set stays. Drivers that are started elsewhere need it too"),
     DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info", "warn", "error"],
                           description="Least severe messages that are logged"),
 ]

@@ -68,7 +68,7 @@ def run_live(out: Path, bag: Path, config: Path, faults: Sequence[str], *, loops
     watch(node): called once a second meanwhile. Returns {'status', 'shutdown_sec'} of the node's end on SIGINT.
     """
     environment, settings, about = live.environment(), Config.from_yaml(config), bag_summary(bag)
-    topics = [topic for topic in settings.topic_roles() if topic in about.topics and not topic.startswith("/tf")]
+    topics = [topic for topic in settings.used_topics() if topic in about.topics and not topic.startswith("/tf")]
     length = loops * ((about.end_ns - about.start_ns) / SECOND + 1)
     out.mkdir(parents=True, exist_ok=True)
     for old in (out / "labels").glob("*.png"):
@@ -78,6 +78,7 @@ def run_live(out: Path, bag: Path, config: Path, faults: Sequence[str], *, loops
             Process("mss_perception.ros_recorder", ["--out", str(out)] + ([] if labels else ["--no-labels"]),
                     out / "recorder.log", environment) as recorder:
         node.wait_for("mss_perception]: active", START_SEC)
+        recorder.wait_for("recording from", START_SEC)
         arguments = [str(bag), "--config", str(config), "--wait", str(START_SEC), "--loops", str(loops), "--seed",
                      str(seed), "--summary", str(out / "player.json"), "--topics", *topics]
         with Process("mss_perception.ros_player", arguments + [word for one in faults for word in ("--fault", one)],

@@ -18,6 +18,9 @@ import cv2
 import numpy as np
 
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+# Fast DDS's default transports with room for images and clouds: twice this size is what a publisher shares with the
+# subscribers on its machine (default 0.5 MB). Unlike LARGE_DATA it keeps contact with peers that have no such setting.
+LARGE_MESSAGES = "DEFAULT?sockets_size=16MB"
 SHUTDOWN_SEC = 2.0      # from SIGINT to the end of a process
 
 
@@ -41,9 +44,9 @@ def free_domain() -> int:
 def environment() -> dict[str, str]:
     """For all processes of a run: a ROS domain of its own, and transports that bring large messages whole."""
     result = dict(os.environ)
-    result.setdefault(TRANSPORTS, "LARGE_DATA")
+    result.setdefault(TRANSPORTS, LARGE_MESSAGES)
     result["ROS_DOMAIN_ID"] = str(free_domain())
-    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):    # either would switch LARGE_DATA off
+    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):    # either would replace the transports
         result.pop(name, None)
     return result
 

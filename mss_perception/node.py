@@ -8,38 +8,41 @@ then ends the process with exit code 1 and its cause.
 
 Threads: the executor's thread runs the subscriptions, which only hand messages to the pipeline, and the timers; the
 pipeline's own thread runs the network and publishes. Set deadlines are on the steady clock; stamps are on the node's.
+No exception in any of this ends the node: it is counted, logged and reported on /diagnostics.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import rclpy
 import torch
-from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.clock import Clock, JumpThreshold, TimeJump
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
 
 from mss_models.checkpoint import DEFAULT_CHECKPOINT
 from mss_models.runtime import open_runtime
 from mss_perception import ros_compat, ros_params
 from mss_perception.config import ConfigError
+from mss_perception.faults import SECOND
 from mss_perception.pipeline import Output, Pipeline
 from mss_perception.ros_diagnostics import Diagnostics
 from mss_perception.ros_outputs import Outputs
-from mss_perception.ros_shutdown import leave
+from mss_perception.ros_process import leave, spin
 from mss_perception.ros_topics import Topic, subscribe
 
-POLL_PERIOD_SEC = 0.005     # a set's deadline is met to within this
 DIAGNOSTICS_PERIOD_SEC = 1.0
+ERROR_PERIOD_SEC = 10.0     # between two tracebacks of one line of code
 
 
 class RosLog(logging.Handler):
@@ -62,22 +65,40 @@ class RosLog(logging.Handler):
             self.handleError(record)
 
 
+def contained(work: Callable) -> Callable:
+    """A method of the active node that survives what it raises: counted as the pipeline's warning, and logged."""
+    @functools.wraps(work)
+    def contain(node: SegmentationNode, *arguments) -> None:
+        if node.pipeline is None:
+            return          # a callback that was on its way when the node was deactivated
+        try:
+            work(node, *arguments)
+        except Exception:   # a bug must cost this call, never the node
+            node.pipeline.warnings[f"{work.__name__.strip('_')}_errors"] += 1
+            node.get_logger().error(traceback.format_exc(), throttle_duration_sec=ERROR_PERIOD_SEC)
+    return contain
+
+
 class SegmentationNode(LifecycleNode):
     """See the module's text. Raises ConfigError when a parameter is wrong."""
 
-    def __init__(self) -> None:
-        super().__init__("mss_perception")
-        self.autostart = self.declare_parameter(
-            "autostart", True, ParameterDescriptor(description="Configure and activate at start", read_only=True)).value
-        self.config = ros_params.declare(self)
+    def __init__(self, **options) -> None:
+        """options: as of rclpy.node.Node."""
+        super().__init__("mss_perception", **options)
+        try:
+            self.autostart, self.config = ros_params.declare(self)
+        except ConfigError:
+            leave(self)
+            raise
         ros_params.follow_changes(self, self.config)
         self.log = RosLog(self.get_logger())
         logging.getLogger("mss_perception").addHandler(self.log)
         logging.getLogger("mss_perception").setLevel(logging.INFO)
         self.steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.runtime = self.outputs = self.pipeline = self.diagnostics = None
+        self.runtime = self.outputs = self.pipeline = self.diagnostics = self.jumps = None
         self.topics: list[Topic] = []
         self.timers_active = []
+        self.wake_ns: int | None = None     # when the pipeline wants to be polled, on the steady clock
         self.failure = ""       # why the last transition failed
         self.get_logger().info(ros_compat.describe())
 
@@ -119,7 +140,6 @@ class SegmentationNode(LifecycleNode):
         config = self.config
         self.runtime = open_runtime(config.checkpoint or DEFAULT_CHECKPOINT, config.backend, config.device,
                                     config.precision, config.threads or None)
-        self.runtime.warmup(*self.runtime.image_size)
         self.outputs = Outputs(self, self.runtime.labels, config.target_camera)
         self.diagnostics = Diagnostics(self)
         self.get_logger().info(f"network {self.runtime.model_id} on {self.runtime.device}, {self.runtime.precision}, "
@@ -133,17 +153,19 @@ class SegmentationNode(LifecycleNode):
             min_forward=None, min_backward=Duration(seconds=-self.config.collector.jump_back_sec), on_clock_change=True)
         self.jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._clock_jumped)
         self.topics = subscribe(self, self.config, self._receive)
-        self.timers_active = [self.create_timer(POLL_PERIOD_SEC, self._poll, clock=self.steady),
-                              self.create_timer(DIAGNOSTICS_PERIOD_SEC, self._diagnose, clock=self.steady)]
+        self.alarm = self.create_timer(DIAGNOSTICS_PERIOD_SEC, self._poll, clock=self.steady)
+        self.timers_active = [self.alarm, self.create_timer(DIAGNOSTICS_PERIOD_SEC, self._diagnose, clock=self.steady)]
 
     def _deactivate(self) -> None:
         for timer in self.timers_active:
             self.destroy_timer(timer)
         for topic in self.topics:
             topic.destroy()
-        self.timers_active, self.topics = [], []
-        if self.pipeline:
+        self.timers_active, self.topics, self.wake_ns = [], [], None
+        if self.jumps:
             self.jumps.unregister()
+            self.jumps = None
+        if self.pipeline:
             self.pipeline.close()
             self.pipeline = None
 
@@ -167,29 +189,47 @@ class SegmentationNode(LifecycleNode):
         # rclpy forgets the state machine, which holds the participant and its shared memory.
         self._state_machine.destroy_when_not_in_use()
 
-    # Work while active.
+    # Work while active, on the executor's thread but for _publish.
 
+    @contained
     def _receive(self, role: str, message) -> None:
-        self.pipeline.receive(role, message, time.monotonic_ns(), self.get_clock().now().nanoseconds or None)
+        clock_ns = self.get_clock().now().nanoseconds
+        if not clock_ns and role in self.pipeline.inputs:
+            # Under use_sim_time the clock stands at zero until the first /clock: stamps cannot be judged yet.
+            self.pipeline.warnings["before_clock"] += 1
+            return
+        self.pipeline.receive(role, message, time.monotonic_ns(), clock_ns or None)
+        if self.pipeline.next_deadline() != self.wake_ns:
+            self._set_alarm()
 
+    @contained
     def _poll(self) -> None:
-        # Under use_sim_time the clock stands at zero until the first /clock; nothing times out before it runs.
-        if self.get_clock().now().nanoseconds:
-            self.pipeline.poll(time.monotonic_ns())
+        self.pipeline.poll(time.monotonic_ns())
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        """Have _poll called at the pipeline's next deadline. Once a second it is called anyway, by _diagnose."""
+        self.wake_ns = self.pipeline.next_deadline()
+        self.alarm.timer_period_ns = SECOND if self.wake_ns is None else max(self.wake_ns - time.monotonic_ns(), 1)
+        self.alarm.reset()
 
     def _publish(self, output: Output) -> None:
         if self.context.ok():   # after SIGINT the context is gone while the last set is still in the network
             self.outputs.publish(output)
 
+    @contained
     def _diagnose(self) -> None:
+        self._poll()
         self.diagnostics.publish(self.pipeline, self.topics)
 
+    @contained
     def _clock_jumped(self, jump: TimeJump) -> None:
         self.pipeline.reset(f"the node's clock jumped by {jump.delta.nanoseconds / 1e9:+.3f} s")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    rclpy.init(args=argv)
+    # Until spin(), SIGINT raises KeyboardInterrupt, which ends the loading of the network too.
+    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
     node = None
     try:
@@ -201,12 +241,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                     print(f"mss_perception: {node.failure}", file=sys.stderr)
                     return 1
             node.get_logger().info("active")
-        executor.spin()
+        spin(executor)
     except ConfigError as error:
         print(f"mss_perception: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass    # SIGINT or SIGTERM is how a node ends
+    except KeyboardInterrupt:
+        pass
     finally:
         executor.shutdown()
         if node:

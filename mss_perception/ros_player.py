@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -28,7 +30,7 @@ from mss_perception.config import Config
 from mss_perception.faults import KINDS, SECOND
 from mss_perception.player import Timeline, calibration_of
 from mss_perception.ros_compat import TYPES
-from mss_perception.ros_shutdown import leave
+from mss_perception.ros_process import leave
 
 CLOCK_PERIOD_NS = SECOND // 100
 SETTLE_SEC = 1.0        # a subscriber knows of the publisher, and is connected to it, a little later than it is known
@@ -36,13 +38,13 @@ LINGER_SEC = 1.0        # best-effort messages are not acknowledged; those still
 
 
 class Player:
-    """Publishers for the given topics (topic -> type name); a context manager."""
+    """Publishers for the given topics (topic -> type name); a context manager. stop: ends waiting and playing."""
 
-    def __init__(self, types: Mapping[str, str], clock: bool, ros_args: list[str]) -> None:
+    def __init__(self, types: Mapping[str, str], clock: bool, ros_args: list[str], stop: threading.Event) -> None:
         self.context = rclpy.Context()
-        # SIGINT stays Python's: it ends play() between two messages, with the context still whole.
         rclpy.init(args=ros_args, context=self.context, signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node("player", context=self.context)
+        self.stop = stop
         self.publishers = {}
         for topic, kind in types.items():
             # Reliable suits both kinds of subscription; a best-effort one gets no repetition.
@@ -58,35 +60,38 @@ class Player:
     def wait_for_subscribers(self, topics: Collection[str], seconds: float) -> None:
         """Wait until each of these topics has a subscriber, at most so long; the log names those that have none."""
         until = time.monotonic() + seconds
+        self.node.get_logger().info(f"waiting for subscribers of {', '.join(sorted(topics))}")
         while missing := [name for name in topics if not self.publishers[name].get_subscription_count()]:
-            if time.monotonic() > until:
-                self.node.get_logger().warning(f"nobody subscribes to {', '.join(missing)}; playing all the same")
+            if self.stop.wait(0.05):
                 return
-            time.sleep(0.05)
-        time.sleep(SETTLE_SEC)
+            if time.monotonic() > until:
+                self.node.get_logger().warning(f"nobody subscribes to {', '.join(sorted(missing))}; playing all the "
+                                               "same")
+                return
+        self.stop.wait(SETTLE_SEC)
 
     def play(self, timeline: Timeline, rate: float = 1.0) -> None:
         """Publish every item when the time line, `rate` times as fast as the steady clock, reaches it."""
         begin_ns, steady_ns = timeline.start_ns + timeline.shift_ns, time.monotonic_ns()
         next_clock_ns = begin_ns
-        try:
-            for item in timeline:
-                while self.clock and next_clock_ns < item.due_ns:
-                    self._sleep_until(steady_ns + (next_clock_ns - begin_ns) / rate)
-                    self._publish_clock(next_clock_ns)
-                    next_clock_ns += CLOCK_PERIOD_NS
-                due = steady_ns + (item.due_ns - begin_ns) / rate
-                self._sleep_until(due)
-                self.publishers[item.topic].publish(item.cdr)
-                self.sent[item.topic] += 1
-                self.late_ms.append((time.monotonic_ns() - due) / 1e6)
-        except KeyboardInterrupt:
-            self.node.get_logger().info("interrupted")
+        for item in timeline:
+            while self.clock and next_clock_ns < item.due_ns:
+                self._sleep_until(steady_ns + (next_clock_ns - begin_ns) / rate)
+                self._publish_clock(next_clock_ns)
+                next_clock_ns += CLOCK_PERIOD_NS
+            due = steady_ns + (item.due_ns - begin_ns) / rate
+            self._sleep_until(due)
+            if self.stop.is_set():
+                self.node.get_logger().info("interrupted")
+                return
+            self.publishers[item.topic].publish(item.cdr)
+            self.sent[item.topic] += 1
+            self.late_ms.append((time.monotonic_ns() - due) / 1e6)
 
     def _sleep_until(self, steady_ns: float) -> None:
         remaining = (steady_ns - time.monotonic_ns()) / SECOND
         if remaining > 0:
-            time.sleep(remaining)
+            self.stop.wait(remaining)
 
     def _publish_clock(self, now_ns: int) -> None:
         sec, nanosec = divmod(now_ns, SECOND)
@@ -100,7 +105,8 @@ class Player:
         return self
 
     def __exit__(self, *_) -> None:
-        time.sleep(LINGER_SEC)
+        if not self.stop.is_set():
+            time.sleep(LINGER_SEC)
         leave(self.node)
 
 
@@ -158,8 +164,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:     # of the configuration, the bag or a fault: each names its cause
         print(f"player: {error}", file=sys.stderr)
         return 2
-    with Player(timeline.types, clock=options.clock, ros_args=given[cut:]) as player:
-        player.wait_for_subscribers(timeline.types.keys() & config.topic_roles().keys(), options.wait)
+    stop = threading.Event()    # not an exception, which would come anywhere, also inside of rclpy
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: stop.set())
+    with Player(timeline.types, clock=options.clock, ros_args=given[cut:], stop=stop) as player:
+        player.wait_for_subscribers(timeline.types.keys() & config.used_topics().keys(), options.wait)
         if not options.clock:
             timeline.shift_ns = time.time_ns() - timeline.start_ns
         player.play(timeline, options.rate)

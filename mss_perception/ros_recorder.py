@@ -8,7 +8,6 @@ segmentation.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
 import time
@@ -18,13 +17,15 @@ from pathlib import Path
 import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
+from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
 from mss_perception.messages import decode_image, stamp_ns
-from mss_perception.ros_shutdown import leave
+from mss_perception.ros_process import leave, spin
 
 
 class Recorder(Node):
@@ -37,10 +38,14 @@ class Recorder(Node):
         self.files = {name: (out / f"{name}.jsonl").open("w", buffering=1) for name in ("masks", "diagnostics")}
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         self.node_name = node_name
-        self.create_subscription(DiagnosticArray, f"{node_name}/modality_mask", self.on_mask, qos)
+        self.create_subscription(DiagnosticArray, f"{node_name}/modality_mask", self.on_mask, qos,
+                                 event_callbacks=SubscriptionEventCallbacks(matched=self.on_matched))
         self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos)
         if with_labels:
             self.create_subscription(Image, f"{node_name}/segmentation", self.on_labels, qos)
+
+    def on_matched(self, change: QoSSubscriptionMatchedInfo) -> None:
+        self.get_logger().info(f"recording from {change.current_count} node(s)")
 
     def on_mask(self, message: DiagnosticArray) -> None:
         self._write("masks", message)
@@ -67,10 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--node", default="mss_perception", help="name of the node (default mss_perception)")
     parser.add_argument("--no-labels", action="store_true", help="leave the segmentation images out")
     options = parser.parse_args(argv)
-    rclpy.init()
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     recorder = Recorder(options.out, options.node, not options.no_labels)
-    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-        rclpy.spin(recorder)
+    executor = SingleThreadedExecutor()
+    executor.add_node(recorder)
+    spin(executor)
     leave(recorder)
     return 0
 

@@ -11,13 +11,15 @@ from nav_msgs.msg import Odometry
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 from mss_perception.config import Config
+from mss_perception.live import LARGE_MESSAGES, TRANSPORTS
 from mss_perception.messages import stamp_ns
 from mss_perception.ros_compat import Subscriber, tf2_msgs
 
-TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
+WARNED_CALLS = 11       # calls, one a second, over which a loss is warned of
 MESSAGE_TYPE = {"rgb": Image, "depth": Image, "event": PointCloud2, "lidar": PointCloud2}
 
 
@@ -64,13 +66,14 @@ class LossEstimate:
 
 def loss_cure() -> str:
     """What helps against lost messages, given this process's settings of the middleware."""
-    if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() == "LOCALHOST" or \
-            os.environ.get("ROS_LOCALHOST_ONLY") == "1":
+    if not get_rmw_implementation_identifier().startswith("rmw_fastrtps"):
+        return "deepen the subscription (qos_depth), or lower the publisher's rate"
+    set_it = f"start the publisher with {TRANSPORTS}='{LARGE_MESSAGES}'"
+    if (os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() == "LOCALHOST"
+            or os.environ.get("ROS_LOCALHOST_ONLY") == "1"):
         return (f"restricting ROS to this machine switches {TRANSPORTS} off: leave ROS_AUTOMATIC_DISCOVERY_RANGE and "
-                f"ROS_LOCALHOST_ONLY unset, keep machines apart by ROS_DOMAIN_ID, and set {TRANSPORTS}=LARGE_DATA")
-    if not os.environ.get(TRANSPORTS, "").startswith("LARGE_DATA"):
-        return f"set {TRANSPORTS}=LARGE_DATA for the node and for the publisher"
-    return f"start the publisher with {TRANSPORTS}=LARGE_DATA too; else the machine is too busy: lower tick_rate_hz"
+                f"ROS_LOCALHOST_ONLY unset, keep machines apart by ROS_DOMAIN_ID, and {set_it}")
+    return f"{set_it}; if it has that, the machine or the network is too busy: see docs/install.md, Large messages"
 
 
 class Topic:
@@ -85,6 +88,7 @@ class Topic:
                          durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
         self.node, self.role, self.receive = node, role, receive
         self.loss = LossEstimate()
+        self._counts = deque([(0, 0)], maxlen=WARNED_CALLS)     # received and lost at the last calls of loss_warning
         # Without rclpy's event handlers, which make every wait of a Python executor about twice as expensive:
         # `mismatch` asks the graph for the same.
         self._subscriber = Subscriber(
@@ -122,11 +126,10 @@ class Topic:
         return self._subscriber.sub.get_publisher_count()
 
     def loss_warning(self) -> str:
-        """What was lost and its cure; empty when nothing was."""
-        if not self.loss.lost:
-            return ""
-        share = self.loss.lost / (self.loss.lost + self.loss.received)
-        return f"{self.name} lost about {self.loss.lost} messages ({share:.1%}); {loss_cure()}"
+        """What was lost lately and its cure; empty when nothing was. To be called once a second."""
+        self._counts.append((self.loss.received, self.loss.lost))
+        received, lost = (now - before for now, before in zip(self._counts[-1], self._counts[0], strict=True))
+        return f"{self.name} loses messages, lately {lost} of {lost + received}; {loss_cure()}" if lost else ""
 
     def destroy(self) -> None:
         self.node.destroy_subscription(self._subscriber.sub)

@@ -17,7 +17,7 @@ from mss_perception import live
 from mss_perception.camera import Camera
 from mss_perception.messages import encode_camera_info, encode_cloud, encode_image, stamp_ns
 from mss_perception.ros_compat import TYPES
-from mss_perception.ros_shutdown import leave
+from mss_perception.ros_process import leave
 
 WIDTH, HEIGHT = 64, 48
 CAMERA = Camera(WIDTH, HEIGHT, np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]]), "plumb_bob", (0.0,) * 5, "cam")
@@ -28,7 +28,7 @@ BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 def start_node(folder, domain_id: int, *parameters: str) -> live.Process:
     """The node with `name:=value` parameters; its log is folder/node.log."""
-    environment = live.environment() | {"ROS_DOMAIN_ID": str(domain_id)}
+    environment = os.environ | {"ROS_DOMAIN_ID": str(domain_id)}
     arguments = ["--ros-args"] + [word for one in parameters for word in ("-p", one)]
     return live.Process("mss_perception.node", arguments, folder / "node.log", environment)
 
@@ -37,7 +37,6 @@ class Peer:
     """Publishes sensors and keeps what the node publishes, by topic and stamp."""
 
     def __init__(self) -> None:
-        os.environ.setdefault(live.TRANSPORTS, "LARGE_DATA")
         self.context = rclpy.Context()
         rclpy.init(context=self.context, domain_id=live.free_domain())
         self.node = rclpy.create_node("peer", context=self.context)

@@ -7,12 +7,25 @@ import logging
 import numpy as np
 import pytest
 
-pytest.importorskip("rclpy", reason="ROS 2 is not installed: the node cannot be tested")
+rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: the node cannot be tested")
+from sensor_msgs.msg import Image  # noqa: E402
+
 from mss_perception import ros_compat  # noqa: E402
+from mss_perception.live import LARGE_MESSAGES  # noqa: E402
 from mss_perception.messages import decode_cloud, decode_image, encode_cloud, encode_image  # noqa: E402
-from mss_perception.ros_topics import LossEstimate, loss_cure  # noqa: E402
+from mss_perception.ros_process import leave  # noqa: E402
+from mss_perception.ros_topics import WARNED_CALLS, LossEstimate, Topic, loss_cure  # noqa: E402
 
 MS = 1_000_000
+
+
+@pytest.fixture
+def node():
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context)
+    one = rclpy.create_node("topics_test", context=context)
+    yield one
+    leave(one)
 
 
 def test_sequence_numbers_count_exactly_and_per_publisher():
@@ -47,14 +60,24 @@ def test_a_sensor_that_pauses_loses_nothing():
     assert loss.lost == 0
 
 
+def test_the_warning_of_a_loss_goes_when_nothing_is_lost_any_more(node):
+    topic = Topic(node, "rgb", Image, "image", 5, lambda message: None)
+    for number in (1, 2, 5):
+        topic.loss.add(None, number, b"a")
+    assert "/image loses messages, lately 2 of 5" in topic.loss_warning()
+    topic.loss.add(None, 6, b"a")
+    assert "2 of 6" in topic.loss_warning()
+    assert [bool(topic.loss_warning()) for _ in range(WARNED_CALLS)][-1] is False
+    assert topic.loss.lost == 2         # the total stays
+
+
 def test_the_cure_names_what_is_set(monkeypatch):
     for name in ("FASTDDS_BUILTIN_TRANSPORTS", "ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOCALHOST_ONLY"):
         monkeypatch.delenv(name, raising=False)
-    assert "set FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA" in loss_cure()
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")
-    assert "publisher with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA" in loss_cure()
+    setting = f"publisher with FASTDDS_BUILTIN_TRANSPORTS='{LARGE_MESSAGES}'"
+    assert loss_cure().startswith("start the " + setting)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    assert "ROS_AUTOMATIC_DISCOVERY_RANGE" in loss_cure()
+    assert "ROS_AUTOMATIC_DISCOVERY_RANGE" in loss_cure() and setting in loss_cure()
 
 
 def test_published_images_and_clouds_decode_to_what_went_in():
@@ -98,15 +121,10 @@ def test_message_filters_subscriber_hands_on_the_message_info_too():
     assert got == [("message", {"publication_sequence_number": 3})] and node.options["qos_profile"] == 5
 
 
-def test_messages_of_every_severity_reach_the_nodes_log(capfd):
+def test_messages_of_every_severity_reach_the_nodes_log(node, capfd):
     """rclpy refuses another severity at the same line of code, with an exception that would end the thread."""
-    import rclpy
-
     from mss_perception.node import RosLog
 
-    context = rclpy.Context()
-    rclpy.init(args=[], context=context)
-    node = rclpy.create_node("log_test", context=context)
     log = logging.getLogger("mss_perception.test")
     log.addHandler(handler := RosLog(node.get_logger()))
     log.setLevel(logging.INFO)
@@ -116,8 +134,6 @@ def test_messages_of_every_severity_reach_the_nodes_log(capfd):
             log.log(level, text)
     finally:
         log.removeHandler(handler)
-        node.destroy_node()
-        rclpy.shutdown(context=context)
     written = "".join(capfd.readouterr())
     for severity, text in (("INFO", "one"), ("WARN", "two"), ("ERROR", "three"), ("WARN", "four")):
         assert any(severity in line and text in line for line in written.splitlines()), f"{text} is not in: {written}"

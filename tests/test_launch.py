@@ -1,0 +1,75 @@
+"""The launch files, with ROS's launch; it is not on PyPI, so these tests need a ROS installation (or its sources)."""
+
+from __future__ import annotations
+
+import pytest
+from conftest import ROOT
+
+from mss_perception.live import LARGE_MESSAGES, TRANSPORTS
+
+try:
+    # Not `import launch`: in the repository root that finds our own launch/ folder.
+    from launch.actions import DeclareLaunchArgument, RegisterEventHandler, SetEnvironmentVariable
+    from launch.launch_description_sources import PythonLaunchDescriptionSource
+    from launch_ros.actions import Node
+
+    from launch import LaunchContext, LaunchDescription
+except ImportError as error:
+    pytest.skip(f"ROS's launch is not installed ({error}): the launch files cannot be run", allow_module_level=True)
+
+
+
+def load(name: str) -> LaunchDescription:
+    source = PythonLaunchDescriptionSource(str(ROOT / "launch" / name))
+    return source.get_launch_description(LaunchContext())
+
+
+def unfold(description: LaunchDescription, **given: str) -> tuple[LaunchContext, list]:
+    """Execute the description as `ros2 launch` does, short of starting processes; the actions that are left."""
+    context, found = LaunchContext(), []
+    context.launch_configurations.update(given)
+    waiting = list(description.entities)
+    while waiting:
+        entity = waiting.pop(0)
+        if isinstance(entity, Node | RegisterEventHandler):
+            found.append(entity)
+        else:
+            waiting = list(entity.visit(context) or ()) + waiting
+    return context, found
+
+
+@pytest.mark.parametrize("name", ["delivery.launch.py", "replay.launch.py"])
+def test_every_argument_is_described(name):
+    arguments = [one for one in load(name).entities if isinstance(one, DeclareLaunchArgument)]
+    assert arguments and all(one.description and one.description != "no description given" for one in arguments)
+
+
+def executables(nodes: list) -> list[str]:
+    return [node.node_executable for node in nodes if isinstance(node, Node)]
+
+
+def test_delivery_starts_the_node_alone_by_default():
+    _, nodes = unfold(load("delivery.launch.py"))
+    assert executables(nodes) == ["segmentation_node"]
+
+
+def test_delivery_plays_a_bag_and_opens_a_viewer_when_asked():
+    _, nodes = unfold(load("delivery.launch.py"), bag="/data/drive", viewer="rviz")
+    assert executables(nodes) == ["segmentation_node", "player", "rviz2"]
+
+
+@pytest.mark.parametrize("before", [None, "UDPv4"])
+def test_transports_are_set_unless_they_are_already(monkeypatch, before):
+    monkeypatch.delenv(TRANSPORTS, raising=False)
+    if before:
+        monkeypatch.setenv(TRANSPORTS, before)
+    description = load("delivery.launch.py")
+    assert any(isinstance(one, SetEnvironmentVariable) for one in description.entities)
+    context, _ = unfold(description)
+    assert context.environment[TRANSPORTS] == (before or LARGE_MESSAGES)
+
+
+def test_replay_writes_the_calibration_before_anything_else(monkeypatch):
+    _, found = unfold(load("replay.launch.py"), bag="/data/drive", faults="rgb:drop@1-2 lidar:drop@3-4")
+    assert executables(found) == ["player"]
+    assert any(isinstance(one, RegisterEventHandler) for one in found)
