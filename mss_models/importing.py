@@ -223,8 +223,8 @@ def _encoder(state: State, prefix: str) -> str:
     for name, variant in MIT_FORMS.items():
         if (variant.channels, variant.depths, variant.ratios) == found:
             return name
-    raise ImportingError("the encoder has the channels {}, depths {} and MLP ratios {}, which is none of ".format(*found)
-                         + ", ".join(MIT_FORMS))
+    raise ImportingError(f"the encoder has the channels {found[0]}, depths {found[1]} and MLP ratios {found[2]}, which "
+                         f"is none of {', '.join(MIT_FORMS)}")
 
 
 def _network(state: State, encoder: str, head: str) -> dict[str, Any]:
@@ -267,8 +267,8 @@ def _check_count(found: int, given: int) -> None:
 
 
 KINDS: dict[str, Kind] = {
-    "mit": Kind("github.com/NVlabs/SegFormer or github.com/whai362/PVT", within("", MIT, "backbone."), _mit, unused=r"head\.(weight|bias)",
-                covers="backbone."),
+    "mit": Kind("github.com/NVlabs/SegFormer or github.com/whai362/PVT", within("", MIT, "backbone."), _mit,
+                unused=r"head\.(weight|bias)", covers="backbone."),
     "cmnext": Kind("github.com/jamycheung/DELIVER", CMNEXT, _cmnext),
     "stitchfusion": Kind("github.com/LiBingyu01/StitchFusion-...", STITCHFUSION, _stitchfusion, unused=FFM + ".+"),
     "robustseg": Kind("github.com/RobustSeg/RobustSeg",

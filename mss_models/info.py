@@ -72,13 +72,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", type=int, default=25, help="number of classes (default: %(default)s)")
     options = parser.parse_args(arguments)
     names = [options.system] if options.system else list(SYSTEMS)
-    rows, impossible = [], []
+    rows = []
     for name in names:
         try:
             rows.append(describe(name, options.backbone, options.head_width, options.modalities, options.classes))
         except ValueError as error:  # not every system works with every backbone
-            impossible.append(f"{name}: {error}")
-    print("\n".join(impossible), end="\n" * bool(impossible), file=sys.stderr)
+            print(f"{name}: {error}", file=sys.stderr)
     if options.json:
         print(json.dumps(rows, indent=2))
         return int(not rows)

@@ -1,19 +1,30 @@
-"""MiT and the SegFormer head against the published sizes and against plain, literal forms."""
+"""Backbones and the SegFormer head against the published sizes and against plain, literal forms."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mss_models.backbones import BACKBONES, create_backbone
+from mss_models.backbones import BACKBONES, create_backbone, swin
 from mss_models.backbones.mit import Attention
 from mss_models.heads.segformer import SegFormerHead
 from mss_models.info import count_parameters, describe, main
 from mss_models.layers.tokens import DropPath
+from mss_models.layers.windows import merge, partition, shift_mask
+from mss_models.system import create
+from mss_models.systems import SYSTEMS
 
-ENCODER_PARAMETERS = {"B0": 3_319_392, "B1": 13_151_424, "B2": 24_196_288, "B3": 44_072_128, "B4": 60_842_688,
-                      "B5": 81_443_008}
+# Published with a classifier of 1000 classes on the last map; Swin has one norm there, ours one on every map.
+PVT_V2 = {"B0": 3_666_760, "B1": 14_009_000, "B2": 25_362_856, "B3": 45_238_696, "B4": 62_556_072, "B5": 81_956_008}
+SWIN = {"T": (96, 28_288_354), "S": (96, 49_606_258), "B": (128, 87_768_224)}
+ENCODER_PARAMETERS = {
+    "B0": 3_319_392, "B1": 13_151_424, "B2": 24_196_288, "B3": 44_072_128, "B4": 60_842_688, "B5": 81_443_008,
+    **{f"PVTv2-{name}": count - 1000 * (256 if name == "B0" else 512) - 1000 for name, count in PVT_V2.items()},
+    **{f"Swin-{name}": count - 1000 * 8 * width - 1000 + 2 * (1 + 2 + 4) * width
+       for name, (width, count) in SWIN.items()}}
 PUBLISHED_MILLIONS = {"B0": (3.721, 4.646, 6.096), "B1": (13.684, 14.740, 16.321), "B2": (24.729, 25.785, 27.366),
                       "B4": (61.375, 62.431, 64.012)}
 
@@ -41,17 +52,45 @@ def test_published_gflops():
 
 
 def test_info_prints_a_row_per_system(capsys):
-    main(["--backbone", "B0", "--modalities", "lidar", "rgb"])
-    assert "segformer_mean" in capsys.readouterr().out
-    main(["--backbone", "B0", "--json", "--system", "segformer_mean"])
-    assert '"parameters": 3720569' in capsys.readouterr().out
+    assert main(["--backbone", "B0", "--modalities", "lidar", "rgb"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1 : len(SYSTEMS) + 1]] == list(SYSTEMS)
+    assert main(["--backbone", "B0", "--json", "--system", "segformer_mean"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["parameters"] == row["parameters_inference"] == 3_720_569
+    assert {"system", "backbone", "modalities", "head_width", "gflops", "source", "ours"} <= set(row)
 
 
-def test_declared_channels_and_strides_are_what_comes_out():
-    backbone = create_backbone("B0").eval()
-    features = backbone(torch.randn(2, 3, 64, 96))
+def test_info_says_which_systems_cannot_use_a_backbone(capsys):
+    assert main(["--backbone", "Swin-T", "--json", "--system", "cmnext"]) == 1
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == [] and "cmnext: backbone 'Swin-T'" in printed.err
+
+
+@pytest.mark.parametrize("name", ["B0", "PVTv2-B0", "Swin-T"])
+def test_every_family_keeps_the_interface(name):
+    torch.manual_seed(0)
+    backbone = create_backbone(name, drop_path=0.0).eval()
+    images = torch.randn(2, 3, 64, 96)
+    features = backbone(images)
     for feature, channels, stride in zip(features, backbone.channels, backbone.strides, strict=True):
         assert feature.shape == (2, channels, 64 // stride, 96 // stride)
+        assert feature.is_contiguous(memory_format=torch.channels_last)
+    sum(one.square().mean() for one in features).backward()
+    assert all(p.grad is not None for p in backbone.parameters())
+    with torch.no_grad():
+        apart = [torch.cat(one) for one in zip(backbone(images[:1]), backbone(images[1:]), strict=True)]
+        rounded = backbone.bfloat16()(images.bfloat16())
+    for feature, alone, half in zip(features, apart, rounded, strict=True):
+        torch.testing.assert_close(feature, alone, rtol=1e-4, atol=1e-4)
+        assert (half.float() - feature).abs().mean() < 0.1 * feature.std()
+
+
+@pytest.mark.parametrize("system", ["cmnext", "stitchfusion"])
+def test_systems_that_work_inside_the_stages_take_mit_and_pvt_only(system):
+    assert create(system=system, modalities=("rgb", "lidar"), num_classes=5, backbone="PVTv2-B0")
+    with pytest.raises(ValueError, match="'Swin-T' is unknown or none that this system can work in; known: B0, B1"):
+        create(system=system, modalities=("rgb", "lidar"), num_classes=5, backbone="Swin-T")
 
 
 def test_unknown_backbone_lists_the_names():
@@ -91,6 +130,62 @@ def test_bf16_attention_has_the_same_gradient_in_training():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(rounded, layer(x), rtol=0.05, atol=0.01)
     assert F.cosine_similarity(gradient.flatten(), rounded_gradient.flatten(), dim=0) > 0.99
+
+
+def test_windows_are_squares_in_reading_order_and_merge_again():
+    x = torch.arange(2 * 4 * 6).view(2, 4, 6, 1)
+    windows = partition(x, 2)
+    assert windows.shape == (12, 4, 1)
+    assert windows[1].flatten().tolist() == [2, 3, 8, 9] and windows[6].flatten().tolist() == [24, 25, 30, 31]
+    assert torch.equal(merge(windows, 2, 4, 6), x)
+
+
+def test_shift_mask_keeps_pixels_from_across_the_border_apart():
+    height, width, size, shift = 6, 9, 3, 1
+    mask = shift_mask(height, width, size, shift, torch.device("cpu"))
+    place = torch.arange(height * width).view(1, height, width, 1)  # of each pixel before rolling
+    rolled = partition(place.roll((-shift, -shift), dims=(1, 2)), size).squeeze(-1)  # (nW, N)
+    for window, allowed in zip(rolled, mask, strict=True):
+        for i, p in enumerate(window.tolist()):
+            for j, q in enumerate(window.tolist()):
+                near = abs(p // width - q // width) < size and abs(p % width - q % width) < size
+                assert bool(allowed[i, j]) == near
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+@torch.no_grad()
+def test_swin_block_equals_attention_over_the_whole_map_with_an_explicit_mask(shift):
+    torch.manual_seed(0)
+    heads, channels, height, width = 2, 8, 10, 16  # padded to 14 x 21
+    block = swin.Block(channels, heads, shift, drop_path=0.0).eval()
+    for parameter in block.parameters():
+        parameter.normal_(std=0.5)
+    x = torch.randn(2, height, width, channels)
+    y = F.pad(block.norm1(x), (0, 0, 0, 5, 0, 4)).flatten(1, 2)  # (B, 14 * 21, C)
+    q, k, v = block.attention.qkv(y).view(2, 294, 3, heads, 4).permute(2, 0, 3, 1, 4)
+    row, column = torch.arange(294) // 21, torch.arange(294) % 21
+    row, column = (row - shift) % 14, (column - shift) % 21  # the place in the rolled map
+    same = torch.ones(294, 294, dtype=torch.bool)
+    for at, length in ((row, 14), (column, 21)):
+        for key in (at // 7, at >= length - shift):  # the window; whether rolling wrapped it around
+            same &= key[:, None] == key
+    index = (row[:, None] - row + 6) * 13 + column[:, None] - column + 6
+    bias = block.attention.bias[index.clamp(0, 168)].permute(2, 0, 1)  # (heads, 294, 294)
+    weights = torch.softmax((q @ k.transpose(-2, -1) / 2 + bias).masked_fill(~same, -torch.inf), dim=-1)
+    attended = block.attention.proj((weights @ v).transpose(1, 2).reshape(2, 14, 21, channels))
+    expected = x + attended[:, :height, :width]
+    expected = expected + block.mlp(block.norm2(expected))
+    padded = (14, 21)
+    mask = shift_mask(*padded, 7, 3, x.device)
+    torch.testing.assert_close(block(x, mask), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_patch_merging_takes_the_neighbours_column_by_column():
+    layer = swin.PatchMerging(2)
+    layer.norm, layer.reduction = torch.nn.Identity(), torch.nn.Identity()
+    x = torch.arange(32).view(1, 4, 4, 2)
+    expected = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2]], dim=-1)
+    assert torch.equal(layer(x), expected)
 
 
 def test_drop_path_keeps_the_expectation_and_drops_whole_samples():

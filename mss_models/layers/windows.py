@@ -24,9 +24,9 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
 
     Rolling brings the map's first `shift` rows and columns next to its last ones; they stay apart.
     """
-    def regions(length: int) -> Tensor:  # of the rolled axis: 0, or 1 where it has wrapped around
+    def wrapped(length: int) -> Tensor:  # 1 where the rolled axis has come around
         return (torch.arange(length, device=device) >= length - shift).to(torch.int32)
 
-    regions = 2 * regions(height)[:, None] + regions(width)  # (height, width)
-    windows = partition(regions[None, :, :, None], size).squeeze(-1)  # (nW, size^2)
+    region = 2 * wrapped(height)[:, None] + wrapped(width)  # (height, width)
+    windows = partition(region[None, :, :, None], size).squeeze(-1)  # (nW, size^2)
     return windows[:, :, None] == windows[:, None, :]

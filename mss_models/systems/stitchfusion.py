@@ -43,8 +43,7 @@ class StitchFusion(System):
     """
 
     source = "arXiv 2408.01343, github.com/LiBingyu01/StitchFusion-..."
-    ours = "only the end of an adapter starts at zero (the released code means all of it to, which could not learn, " \
-           "and overwrites that with a truncated normal, std .02)"
+    ours = "an adapter starts with zeros in its last layer only"
 
     def __init__(self, modalities: Sequence[str], num_classes: int, backbone: str = "B0", head_width: int = 256,
                  drop_path: float = 0.1, dropout: float = 0.1, adapters: Sequence[str] = ("undirected",) * 4,
