@@ -22,8 +22,8 @@ ARGUMENTS = [
                           description="Network (.safetensors); empty: the parameter file's, else the shipped one"),
     DeclareLaunchArgument("calibration_file", default_value="",
                           description="YAML with extrinsics and intrinsics; empty: the parameter file's"),
-    DeclareLaunchArgument("use_sim_time", default_value="false", choices=["true", "false"],
-                          description="Take time from /clock"),
+    DeclareLaunchArgument("use_sim_time", default_value="", choices=["", "true", "false"],
+                          description="Take time from /clock; empty: as the parameter file says, else no"),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
     DeclareLaunchArgument("bag", default_value="",
                           description="Bag to play as the sensors; empty: real sensors publish"),
@@ -40,25 +40,25 @@ ARGUMENTS = [
 def nodes(context) -> list:
     given = {name: LaunchConfiguration(name).perform(context) for name in
              ("config", "checkpoint", "calibration_file", "use_sim_time", "namespace", "bag", "viewer", "log_level")}
-    use_sim_time = given["use_sim_time"] == "true"
     # An argument that is not given must not hide what the parameter file says.
     overrides = {name: given[name] for name in ("checkpoint", "calibration_file") if given[name]}
+    clock = {"use_sim_time": given["use_sim_time"] == "true"} if given["use_sim_time"] else {}
     actions = [Node(package="mss_perception", executable="segmentation_node", name="mss_perception",
                     namespace=given["namespace"], output="screen",
-                    parameters=[given["config"], {"use_sim_time": use_sim_time, **overrides}],
+                    parameters=[given["config"], {**clock, **overrides}],
                     arguments=["--ros-args", "--log-level", given["log_level"]],
                     on_exit=Shutdown(reason="the segmentation node ended"))]
     if given["bag"]:
         actions.append(Node(package="mss_perception", executable="player", namespace=given["namespace"],
                             output="screen",
                             arguments=[given["bag"], "--config", given["config"], "--wait", "120"]
-                            + (["--clock"] if use_sim_time else [])))
+                            + (["--clock"] if clock.get("use_sim_time") else [])))
     if given["viewer"] == "rviz":
         actions.append(Node(package="rviz2", executable="rviz2", arguments=["-d", str(CONFIG / "mss_perception.rviz")],
-                            parameters=[{"use_sim_time": use_sim_time}]))
+                            parameters=[clock]))
     if given["viewer"] == "foxglove":
         actions.append(Node(package="foxglove_bridge", executable="foxglove_bridge",
-                            parameters=[{"use_sim_time": use_sim_time}]))
+                            parameters=[clock]))
     return actions
 
 

@@ -43,7 +43,8 @@ def actions(context) -> list:
              for name in ("bag", "faults", "rate", "loops", "stay", "config", "namespace")}
     calibration = Path(launch_config.log_dir) / "calibration.yaml"     # this launch's own log folder
     player = {"package": "mss_perception", "executable": "player", "namespace": given["namespace"], "output": "screen"}
-    write_calibration = Node(**player, arguments=[given["bag"], "--write-calibration", str(calibration)])
+    write_calibration = Node(**player, arguments=[given["bag"], "--config", given["config"],
+                                                  "--write-calibration", str(calibration)])
     play = Node(**player, arguments=[given["bag"], "--clock", "--config", given["config"], "--rate", given["rate"],
                                      "--loops", given["loops"], "--wait", "120"]
                 + [word for fault in given["faults"].split() for word in ("--fault", fault)],
@@ -51,8 +52,12 @@ def actions(context) -> list:
     delivery = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(HERE / "delivery.launch.py")),
         launch_arguments={"use_sim_time": "true", "bag": "", "calibration_file": str(calibration)}.items())
-    return [write_calibration,
-            RegisterEventHandler(OnProcessExit(target_action=write_calibration, on_exit=[delivery, play]))]
+
+    def start(event, context) -> list:
+        """What follows the calibration. Without it the LiDAR would have no place, and the cause would scroll away."""
+        return [Shutdown(reason="the bag's calibration cannot be written")] if event.returncode else [delivery, play]
+
+    return [write_calibration, RegisterEventHandler(OnProcessExit(target_action=write_calibration, on_exit=start))]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 REMEMBERED = 300        # sets over which diagnostics give percentiles
 RATE_SEC = 5.0          # over which they give the rate of outputs
 TRACEBACK_SEC = 10.0    # between two tracebacks of one and the same failure
+CLOSE_SEC = 5.0         # for the network to finish the set in work
 REJECTED = {            # the collector's name -> what it means and what to do
     "zero": "stamps are zero; the driver must set header.stamp",
     "inverted": "packets end before they begin; check the events' times",
@@ -69,6 +70,12 @@ class Output:
     def grid_size(self) -> tuple[int, int]:
         """(height, width) of `images`."""
         return next(iter(self.images.values())).shape[:2]
+
+    def record(self) -> dict:
+        """What is known of the set in plain values: a line of frames.jsonl without its figures of the labels."""
+        return {"t_ref": self.t_ref_ns, "epoch": self.epoch, "mask": self.mask, "dropped": self.dropped,
+                "deadline_hit": self.deadline_hit, "frame_id": self.frame_id, "inputs": self.inputs,
+                "latency_ms": self.latency_ms}
 
 
 class Pipeline:
@@ -116,7 +123,7 @@ class Pipeline:
         self._failure: Exception | None = None      # raised by the caller of a synchronous pipeline
         self._waiting: deque[tuple[float, SensorSet]] = deque()
         self._room = 1 if config.collector.compute_policy == "latest" else config.collector.max_pending
-        self._busy = self._closed = False
+        self._busy = self._closed = self._abandoned = False
         self._thread = None
         if not synchronous:
             runtime.warmup(*self.sensors.expected_size())
@@ -184,6 +191,10 @@ class Pipeline:
             self.collector.poll(now_ns)
         self._raise_failure()
 
+    def next_deadline(self) -> int | None:
+        """The now_ns at which poll has something to do though nothing arrives; None: never."""
+        return self.collector.next_deadline()
+
     def flush(self, now_ns: int) -> None:
         """The end of a bag: emit all open sets, and wait until none is in work."""
         self.collector.flush(now_ns)
@@ -195,15 +206,24 @@ class Pipeline:
         """The clock has jumped: forget what depends on time and start a new epoch."""
         self.collector.reset(reason)
 
-    def close(self) -> None:
-        """Stop the inference thread; a set in work is finished, one that waits is dropped as `closed`."""
+    def close(self, patience_sec: float = CLOSE_SEC) -> None:
+        """Stop the inference thread; a set that waits is dropped as `closed`, one in work is finished.
+
+        Unless the network takes longer than patience_sec: then that set counts as `closed` too, its result is not
+        handed on, and the thread ends whenever the network returns.
+        """
         with self._lock:
             self._closed = True
             self._dropped["closed"] += len(self._waiting)
             self._waiting.clear()
             self._lock.notify_all()
         if self._thread:
-            self._thread.join()
+            self._thread.join(patience_sec)
+            with self._lock:
+                self._abandoned = self._busy
+                self._dropped["closed"] += self._busy
+            if self._abandoned:
+                log.error("the network does not finish its last set within %g s; it is abandoned", patience_sec)
 
     # -------------------------------------------------------------------------------------------------- sets in, out
 
@@ -252,6 +272,8 @@ class Pipeline:
                 output.dropped = "error"
             if queued_ms is not None:
                 output.latency_ms["queue"] = queued_ms
+            if self._abandoned:
+                return
             self._count(output.dropped or "")
             started = time.perf_counter()
             self.on_output(output)

@@ -226,9 +226,7 @@ class Truth:
 
 def roles_in(bag: BagSummary, config: Config) -> dict[str, str]:
     """Topic -> role of what the bag has for the enabled inputs. Raises ReplayError when no set could be made of it."""
-    wanted = {topic: role for topic, role in config.topic_roles().items()
-              if (name := role.partition("/")[0]) not in config.inputs or config.inputs[name].enabled
-              or name == config.target_camera and role.endswith("/info")}
+    wanted = config.used_topics()
     roles = {topic: role for topic, role in wanted.items() if topic in bag.topics and bag.topics[topic].count}
     there = ", ".join(f"{topic} ({one.type})" for topic, one in bag.topics.items()) or "nothing"
     hint = f"the bag has: {there}. Name other topics with --topic ROLE=TOPIC or in --config"

@@ -6,13 +6,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.lifecycle import LifecycleNode
 
 from mss_perception import messages
+from mss_perception.mask_message import LEVELS, status
 from mss_perception.pipeline import Pipeline
 from mss_perception.ros_compat import TYPES
-from mss_perception.ros_outputs import LEVELS, status
 from mss_perception.ros_topics import Topic
-
-SEVERITY = {"OK": DiagnosticStatus.OK, "WARN": DiagnosticStatus.WARN, "ERROR": DiagnosticStatus.ERROR,
-            "STALE": DiagnosticStatus.STALE}
 
 
 class Diagnostics:
@@ -24,14 +21,14 @@ class Diagnostics:
         self.publisher = node.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def publish(self, pipeline: Pipeline, topics: list[Topic]) -> None:
-        """One message; also called a last time when the node is deactivated."""
+        """One message, to be called once a second."""
         figures = pipeline.diagnostics()
         inputs = figures["inputs"]
-        mismatches = [topic.mismatch() for topic in topics]
+        mismatches, losses = [topic.mismatch() for topic in topics], [topic.loss_warning() for topic in topics]
         self._log_new(mismatches)
-        statuses = [self._summary(figures, topics, list(filter(None, mismatches)))]
-        statuses += [self._topic(topic, inputs.get(topic.role, {}), mismatch)
-                     for topic, mismatch in zip(topics, mismatches, strict=True)]
+        statuses = [self._summary(figures, list(filter(None, mismatches)), list(filter(None, losses)))]
+        statuses += [self._topic(topic, inputs.get(topic.role, {}), mismatch, loss)
+                     for topic, mismatch, loss in zip(topics, mismatches, losses, strict=True)]
         now = self.node.get_clock().now().nanoseconds
         self.publisher.publish(DiagnosticArray(header=messages.encode_header(TYPES, now, ""), status=statuses))
 
@@ -40,13 +37,8 @@ class Diagnostics:
             self.node.get_logger().error(text)
         self._logged = set(mismatches) | {""}
 
-    def _summary(self, figures: dict, topics: list[Topic], mismatches: list[str]) -> DiagnosticStatus:
-        level, reasons = SEVERITY[figures["level"]], [figures["message"]]
-        losses = [warning for topic in topics if (warning := topic.loss_warning())]
-        if mismatches:
-            level = DiagnosticStatus.ERROR
-        elif losses and level == DiagnosticStatus.OK:
-            level = DiagnosticStatus.WARN
+    def _summary(self, figures: dict, mismatches: list[str], losses: list[str]) -> DiagnosticStatus:
+        level = "ERROR" if mismatches else "WARN" if losses and figures["level"] == "OK" else figures["level"]
         values = {"model_id": figures["model_id"], "epoch": figures["epoch"], "tick_source": figures["tick_source"],
                   "fps_out": figures["fps_out"], "ticks": figures["ticks"], "outputs": figures["outputs"]}
         values |= {f"dropped.{reason}": count for reason, count in figures["dropped"].items()}
@@ -54,23 +46,23 @@ class Diagnostics:
         values |= {f"latency_ms.{stage}.{quantile}": value for stage, quantiles in figures["latency_ms"].items()
                    for quantile, value in quantiles.items()}
         values |= {f"state.{name}": one["state"] for name, one in figures["inputs"].items()}
-        return self._status("segmentation", level, "; ".join(mismatches + reasons + losses), values)
+        return self._status("segmentation", level, "; ".join([*mismatches, figures["message"], *losses]), values)
 
-    def _topic(self, topic: Topic, figures: dict, mismatch: str) -> DiagnosticStatus:
+    def _topic(self, topic: Topic, figures: dict, mismatch: str, loss: str) -> DiagnosticStatus:
         """Received, lost and rate of a subscription and, for an input, what the collector knows of it."""
-        level = LEVELS[figures["state"]] if figures else DiagnosticStatus.OK
-        text = figures.get("reason") or figures.get("state", "")
+        level = LEVELS[figures["state"]] if figures else "OK"
+        text = figures.get("reason") or figures.get("state", "OK")
         if mismatch:
-            level, text = DiagnosticStatus.ERROR, mismatch
-        elif warning := topic.loss_warning():
-            level, text = max(level, DiagnosticStatus.WARN), f"{text}; {warning}"
+            level, text = "ERROR", mismatch
+        elif loss:
+            level, text = "WARN" if level == "OK" else level, f"{text}; {loss}"
         values = {"topic": topic.name, "publishers": topic.publishers, "received": topic.loss.received,
                   "lost": topic.loss.lost, "fps_in": topic.loss.rate_hz,
                   **{key: value for key, value in figures.items() if key not in ("state", "reason", "received")}}
-        return self._status(topic.role, level, text or "OK", values)
+        return self._status(topic.role, level, text, values)
 
-    def _status(self, part: str, level: bytes, text: str, values: dict) -> DiagnosticStatus:
-        return status(f"{self.node.get_name()}: {part}", level, text, values)
+    def _status(self, part: str, level: str, text: str, values: dict) -> DiagnosticStatus:
+        return status(TYPES, f"{self.node.get_name()}: {part}", level, text, values)
 
     def destroy(self) -> None:
         self.node.destroy_lifecycle_publisher(self.publisher)

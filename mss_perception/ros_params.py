@@ -13,9 +13,17 @@ from rclpy.node import Node
 from mss_perception.config import Config, ConfigError
 
 
-def declare(node: Node) -> Config:
-    """Declare all parameters and return them, validated. Raises ConfigError that names every wrong one."""
-    config, problems = Config(), []
+def declare(node: Node) -> tuple[bool, Config]:
+    """Declare all parameters and return `autostart` and the others, validated.
+
+    Raises ConfigError that names every wrong one.
+    """
+    config, problems, autostart = Config(), [], True
+    try:
+        autostart = node.declare_parameter("autostart", autostart, ParameterDescriptor(
+            description="Configure and activate at start", read_only=True)).value
+    except ParameterException as error:
+        problems.append(str(error))
     for name, default, declaration in list(config.parameters()):
         try:
             given = node.declare_parameter(name, default, descriptor(default, declaration))
@@ -24,7 +32,7 @@ def declare(node: Node) -> Config:
             problems.append(str(error))
     if problems:
         raise ConfigError("; ".join(problems))
-    return config.validate()
+    return autostart, config.validate()
 
 
 def descriptor(default, declaration: dataclasses.Field) -> ParameterDescriptor:

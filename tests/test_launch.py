@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from pathlib import Path
+
 import pytest
 from conftest import ROOT
 
@@ -9,8 +12,16 @@ from mss_perception.live import LARGE_MESSAGES, TRANSPORTS
 
 try:
     # Not `import launch`: in the repository root that finds our own launch/ folder.
-    from launch.actions import DeclareLaunchArgument, RegisterEventHandler, SetEnvironmentVariable
+    from launch.actions import (
+        DeclareLaunchArgument,
+        IncludeLaunchDescription,
+        RegisterEventHandler,
+        SetEnvironmentVariable,
+        Shutdown,
+    )
+    from launch.events.process import ProcessExited
     from launch.launch_description_sources import PythonLaunchDescriptionSource
+    from launch.utilities import perform_substitutions
     from launch_ros.actions import Node
 
     from launch import LaunchContext, LaunchDescription
@@ -69,7 +80,33 @@ def test_transports_are_set_unless_they_are_already(monkeypatch, before):
     assert context.environment[TRANSPORTS] == (before or LARGE_MESSAGES)
 
 
-def test_replay_writes_the_calibration_before_anything_else(monkeypatch):
-    _, found = unfold(load("replay.launch.py"), bag="/data/drive", faults="rgb:drop@1-2 lidar:drop@3-4")
-    assert executables(found) == ["player"]
-    assert any(isinstance(one, RegisterEventHandler) for one in found)
+def command(node: Node, context: LaunchContext) -> list[str]:
+    """The command line that a node would be started with; parameters in files are replaced by their text."""
+    node._perform_substitutions(context)
+    context.extend_locals({"ros_specific_arguments": defaultdict(str)})     # name and namespace, known when it starts
+    words = [perform_substitutions(context, word) for word in node.cmd]
+    return [Path(word).read_text() if "launch_params" in word else word for word in words]
+
+
+@pytest.mark.parametrize("given", ["", "true", "false"])
+def test_use_sim_time_hides_the_parameter_files_only_when_it_is_given(given, monkeypatch):
+    monkeypatch.setattr("launch_ros.substitutions.ExecutableInPackage.perform", lambda *_: "/bin/true")
+    context, (node, player) = unfold(load("delivery.launch.py"), bag="/data/drive",
+                                     **({"use_sim_time": given} if given else {}))
+    words = command(node, context)
+    assert any(f"use_sim_time: {given}" in word for word in words) == bool(given)
+    assert ("--clock" in command(player, context)) == (given == "true")
+
+
+@pytest.mark.parametrize(("returncode", "started"), [(0, [IncludeLaunchDescription, Node]), (2, [Shutdown])])
+def test_replay_writes_the_calibration_first_and_goes_on_only_with_it(monkeypatch, returncode, started):
+    monkeypatch.setattr("launch_ros.substitutions.ExecutableInPackage.perform", lambda *_: "/bin/true")
+    context, (first, handler) = unfold(load("replay.launch.py"), bag="/data/drive", config="/data/node.yaml",
+                                       faults="rgb:drop@1-2 lidar:drop@3-4")
+    words = command(first, context)
+    assert words[words.index("--config") + 1] == "/data/node.yaml" and "--write-calibration" in words
+    event = ProcessExited(action=first, name="player", cmd=words, cwd=None, env=None, pid=1, returncode=returncode)
+    follow_up = handler.event_handler.handle(event, context)
+    assert [type(one) for one in follow_up] == started
+    if not returncode:
+        assert command(follow_up[1], context).count("--fault") == 2

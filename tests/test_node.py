@@ -128,6 +128,7 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     (["deadline_sec:=-1.0", "late_policy:=never", "rgb.queue:=0.5"],
      ["deadline_sec", "-1.0", "late_policy", "'never'", "drop, publish", "rgb.queue", "0.5"]),
     (["tick_source:=[radar]"], ["tick_source", "'radar'", "rgb, depth, event, lidar"]),
+    (["autostart:='yes'", "width:=-1"], ["autostart", "'yes'", "BOOL", "width", "-1"]),
     (["checkpoint:=/nowhere/net.safetensors"], ["cannot configure", "/nowhere/net.safetensors"]),
     (["calibration_file:=/nowhere/calibration.yaml"], ["cannot activate", "/nowhere/calibration.yaml"]),
 ])
@@ -189,11 +190,41 @@ def test_lifecycle_by_hand_and_parameters_at_run_time(start, peer):
     assert status == 0, node.last_words()
 
 
-def test_incompatible_qos_is_an_error_that_names_the_topic(start, peer):
+def test_incompatible_qos_is_an_error_that_names_the_topic_until_the_publisher_is_gone(start, peer):
     start("qos_overrides./image.subscription.reliability:=reliable")     # the peer publishes best effort
-    assert peer.until(lambda: (one := peer.status("segmentation")) and one.level == b"\x02"
-                      and "/image is published by /peer with incompatible QoS" in one.message,
-                      seconds=60, act=peer.camera), peer.status("segmentation")
+
+    def complains():
+        one = peer.status("segmentation")
+        return one and one.level == b"\x02" and "/image is published by /peer with incompatible QoS" in one.message
+
+    assert peer.until(complains, seconds=60, act=peer.camera), peer.status("segmentation")
+    peer.node.destroy_publisher(peer.publishers["image"])
+    assert peer.until(lambda: not complains()), peer.status("segmentation")
+
+
+def test_samples_before_the_first_clock_are_held_back_and_counted(start, peer):
+    """The real time's stamps would else be taken for good ones, and the clock's for a jump back by years."""
+    node = start("use_sim_time:=true", "deadline_sec:=0.1")
+    node.wait_for(ACTIVE, 60)
+    clock = peer.node.create_publisher(Clock, "/clock", 10)
+    peer.listen("modality_mask")
+    peer.connect("image", "camera_info")
+
+    def figures():
+        return {one.key: one.value for one in peer.status("segmentation").values} if peer.diagnostics else {}
+
+    assert peer.until(lambda: int(figures().get("warnings.before_clock", 0)) >= 3, act=peer.camera)
+    assert figures()["ticks"] == "0" and not peer.got["modality_mask"]
+
+    now = [1000 * 10**9]
+
+    def tick():
+        now[0] += 100_000_000
+        clock.publish(Clock(clock=TYPES.Time(sec=now[0] // 10**9, nanosec=now[0] % 10**9)))
+        peer.camera(stamp=now[0])
+
+    assert peer.until(lambda: peer.got["modality_mask"], act=tick), node.last_words()
+    assert {peer.summary(stamp)["epoch"] for stamp in peer.got["modality_mask"]} == {"0"}
 
 
 def test_a_clock_that_jumps_back_starts_a_new_epoch(start, peer):
@@ -217,3 +248,40 @@ def test_a_clock_that_jumps_back_starts_a_new_epoch(start, peer):
         assert peer.until(lambda: any(begin * 10**9 < stamp <= now[0] for stamp in peer.got["modality_mask"]),  # noqa: B023
                           act=lambda now=now: tick(now)), node.last_words()
     assert epochs() == {"0", "1"}
+
+
+def test_an_exception_in_a_timer_or_a_subscription_costs_that_call_only(network, peer, monkeypatch):
+    """In this process, so that the exceptions can be put in."""
+    from rclpy.parameter import Parameter
+
+    from mss_perception.node import SegmentationNode
+
+    node = SegmentationNode(context=peer.context, parameter_overrides=[
+        Parameter("checkpoint", value=str(network)), Parameter("threads", value=1)])
+    peer.executor.add_node(node)
+    try:
+        assert node.trigger_configure().name == node.trigger_activate().name == "SUCCESS"
+        failing = {"poll": 2, "receive": 3, "diagnostics": 1}
+        for name in failing:
+            whole = getattr(node.pipeline, name)
+
+            def sometimes(*arguments, name=name, whole=whole):
+                failing[name] -= 1
+                if failing[name] >= 0:
+                    raise ZeroDivisionError(name)
+                return whole(*arguments)
+
+            monkeypatch.setattr(node.pipeline, name, sometimes)
+        peer.listen("segmentation")
+        peer.connect("image", "camera_info")
+
+        def figures():
+            return {one.key: one.value for one in peer.status("segmentation").values} if peer.diagnostics else {}
+
+        assert peer.until(lambda: peer.got["segmentation"] and figures(), act=peer.camera)
+        assert (figures()["warnings.poll_errors"], figures()["warnings.receive_errors"],
+                figures()["warnings.diagnose_errors"]) == ("2", "3", "1")
+    finally:
+        peer.executor.remove_node(node)
+        node.close()
+        node.destroy_node()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mss_perception import calibration
+from mss_perception import calibration, live
 from mss_perception.bags import BagError, BagWriter, bag_summary, typestore
 from mss_perception.camera import Camera
 from mss_perception.config import Config
@@ -110,3 +110,18 @@ def test_calibration_of_a_bag_survives_its_file(bag, tmp_path):
     assert np.allclose(loaded.cameras["rgb"].K, CAMERA.K) and loaded.cameras["rgb"].D == CAMERA.D
     (parent, child, T), = loaded.extrinsics
     assert (parent, child) == ("base_link", "cam") and np.allclose(T[:3, 3], [1, 2, 3])
+
+
+def test_the_player_waits_for_no_topic_of_a_disabled_input():
+    config = Config.from_mapping({"rgb.enabled": False, "event.enabled": False})
+    roles = set(config.used_topics().values())
+    assert roles == {"rgb/info", "depth", "depth/info", "lidar", "odom", "tf", "tf_static"}     # rgb/info is the grid
+
+
+def test_sigint_ends_a_player_that_waits_without_a_traceback(bag, tmp_path):
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing can be played")
+    with live.Process("mss_perception.ros_player", [str(bag.path), "--wait", "60", "--topics", "/image"],
+                      tmp_path / "log", live.environment()) as player:
+        player.wait_for("waiting for subscribers of /image", 60)
+        assert player.interrupt()[0] == 0
+    assert "Traceback" not in player.last_words() and "sent 0 messages" in player.last_words()

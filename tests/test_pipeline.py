@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from mss_models.modality import DEFAULT_ENCODINGS
+from mss_models.modality import Encoding
 from mss_models.runtime import open_runtime
 from mss_perception import calibration, messages
 from mss_perception.bags import read_bag
@@ -123,8 +123,8 @@ def test_inputs_that_the_network_does_not_know_are_left_out(stream, tmp_path):
 
 def test_an_encoding_that_no_lane_gives_is_an_error_at_start(runtime):
     other = copy.copy(runtime)
-    other.encodings = {**runtime.encodings, "depth": replace(DEFAULT_ENCODINGS["depth"], name="hha")}
-    with pytest.raises(ValueError, match="depth encoded as 'hha'"):
+    other.encodings = {**runtime.encodings, "depth": Encoding("depth", "deliver_depth")}
+    with pytest.raises(ValueError, match="deliver_depth"):
         Pipeline(Config(), other, print, synchronous=True)
 
 
@@ -467,6 +467,22 @@ def test_closing_ends_the_thread_and_counts_what_waited(stream, runtime):
     assert pipeline.dropped["closed"] == 1
     assert pipeline.outputs + sum(pipeline.dropped.values()) == pipeline.ticks
     assert not any(thread.name == "inference" for thread in threading.enumerate())
+
+
+def test_closing_does_not_wait_for_a_network_that_hangs(stream, runtime):
+    gate, outputs = Gate(runtime), []
+    pipeline = Pipeline(Config(), gate, outputs.append, synchronous=False)
+    for role, now_ns, message in stream:
+        pipeline.poll(now_ns)
+        pipeline.receive(role, message, now_ns)
+    assert gate.entered.wait(30)
+    pipeline.close(patience_sec=0.1)            # returns although the gate is shut
+    dropped = dict(pipeline.dropped)
+    assert dropped["closed"] >= 1
+    thread = next(one for one in threading.enumerate() if one.name == "inference")
+    gate.go.set()
+    thread.join(30)
+    assert not thread.is_alive() and not outputs and (dict(pipeline.dropped), pipeline.outputs) == (dropped, 0)
 
 
 def test_diagnostics_tell_the_state_in_figures(stream, runtime):
