@@ -117,6 +117,8 @@ class Config:
     width: int = parameter(0, "Width of the network's images, pixels; 0 takes the checkpoint's", low=0, high=8192)
     height: int = parameter(0, "Height of the network's images, pixels; 0 takes the checkpoint's", low=0, high=8192)
     target_camera: str = parameter("rgb", "Input whose camera is the pixel grid and frame of every output")
+    undistort: bool = parameter(False, "Show the network pinhole pictures of a wide or fisheye target camera; labels "
+                                "stay on the camera's own pixels")
     calibration_file: str = parameter("", "YAML with camera intrinsics and extrinsics, used until messages bring them")
     labels_topic: str = parameter("labels", "Ground truth, mono8 label ids, that replay scores against")
     odometry_topic: str = parameter("odom", "nav_msgs/Odometry for the deskew; empty: none")

@@ -1,72 +1,119 @@
-"""Event lane: ON and OFF counts over a time window, in the target camera's view.
-
-`messages.decode_events` reads the formats that need no memory. A decoder that keeps state between packets (evt3 and
-libcaer_cmp of event_camera_msgs) belongs in this file: it turns every packet, needed or not, into Events.
-"""
+"""Event lane: ON and OFF counts over a time window, in the target camera's view."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from mss_models.modality import Encoding
-from mss_perception import kernels
 from mss_perception.camera import Camera
-from mss_perception.lane import LaneImage, require
-from mss_perception.messages import Events
+from mss_perception.compiled import compiled
+from mss_perception.lane import LaneImage, LaneInvalid, require
+from mss_perception.messages import EventPicture, Events
+
+# The look-up table is as large as both images: a hostile camera_info must not fill the memory.
+MAX_CAMERA_PIXELS = 1 << 22     # of an event camera: 2048 x 2048, as far as EVT 3.0 can address
+MAX_GRID_PIXELS = 1 << 23       # of the network's images: 4K
 
 
 class EventLane:
     """Events of a time window, counted in the target camera's image of (height, width). Stateless between calls.
 
-    encoding 'on_off_counts': see mss_models.modality.DEFAULT_ENCODINGS. camera: the event camera, T_target_event (4, 4)
-    its place. plane_depth_m: depth in front of the target at which events are taken to lie; 0 or inf is infinitely far,
-    where only the rotation between the cameras counts. Raises ValueError for another encoding.
+    encoding 'on_off_counts': see mss_models.modality.SCHEMES. A count is that of one event pixel: where a grid pixel
+    sees several, their mean. So the same scene gives like values whatever the event camera's resolution, and the ratio
+    of the two makes no pattern.
+    camera: the event camera, T_target_event (4, 4) its place. plane_depth_m: depth in front of the target at which
+    events are taken to lie; 0 or inf is infinitely far, where only the rotation between the cameras counts. Raises
+    ValueError for another encoding, LaneInvalid for cameras that are too large.
     """
 
     def __init__(self, encoding: Encoding, target: Camera, height: int, width: int, camera: Camera,
                  T_target_event: np.ndarray, plane_depth_m: float = 0.0):
-        require(encoding, "event", "on_off_counts")
+        require(encoding, "on_off_counts")
         self.camera, self.height, self.width = camera, height, width
-        self.window_ns = round(float(encoding.params.get("window_sec", 0.05)) * 1e9)
-        self.gain = float(encoding.params.get("gain", 40.0))
+        self.window_ns = round(float(encoding.params["window_sec"]) * 1e9)
+        self.gain = float(encoding.params["gain"])
         self._starts, self._sources = pixel_sources(target, height, width, camera, T_target_event, plane_depth_m)
+        self._codes = np.array([code(self.gain * count) for count in range(int(255 / self.gain) + 2)], np.uint8)
         # Compile now, not while the first window waits.
         self([Events(*(np.zeros(1, kind) for kind in (np.uint16, np.uint16, np.int64, np.bool_)), 0, 0)], 0)
 
-    def __call__(self, packets: Iterable[Events], t_ref_ns: int, until_ns: int | None = None,
+    def __call__(self, packets: Iterable[Events | EventPicture], t_ref_ns: int, until_ns: int | None = None,
                  coverage: float = 1.0) -> LaneImage:
         """Counts of the packets' events with t in [t_ref_ns - window_sec, t_ref_ns], in the event camera's clock.
 
-        packets: those that overlap the window, in any order; others do no harm. until_ns: leave out events after this
+        packets: those that overlap the window, in any order; others do no harm. Of pictures, which cannot be taken
+        apart, it is the one that ends next to t_ref_ns, each pixel for one event. until_ns: leave out events after this
         too, so that a set that was decided when the stream was known up to there looks the same however late it is
-        computed. coverage: fraction of the window that was received, passed on.
-        figures: events, on, off (in the event camera's own pixels), coverage. A window without events is valid: nothing
-        moved. Counts are clipped, never wrapped.
+        computed. coverage: fraction of the window that was received, as far as that is known without numbers.
+        figures: events, on, off (in the event camera's own pixels); coverage; and where there are any, outside: events
+        at pixels that the camera does not have, lost_packets: the window is partial, by what coverage says.
+        A window without events is valid: nothing moved. Counts are clipped, never wrapped.
+        Raises LaneInvalid when the data is not of the camera that camera_info describes.
         """
+        packets = list(packets)
+        for one in packets:
+            self._check_size(one)
+        # (He, We, 2) OFF, ON: more than 65535 are as many, which the image does not show.
+        counts = np.zeros((self.camera.height, self.camera.width, 2), np.uint16)
+        figures = {}
+        pictures = [one for one in packets if isinstance(one, EventPicture)]
         begin_ns = t_ref_ns - self.window_ns
         end_ns = t_ref_ns if until_ns is None else min(t_ref_ns, until_ns)
-        # counts (He, We, 2) int32: ON, OFF; a window of 2**31 events does not fit into memory.
-        counts = np.zeros((self.camera.height, self.camera.width, 2), np.int32)
-        on = off = 0
-        for one in packets:
-            low, high = np.searchsorted(one.t, (begin_ns, end_ns + 1))
-            more_on, more_off = kernels.count_events(one.x[low:high], one.y[low:high], one.p[low:high], counts)
-            on, off = on + more_on, off + more_off
-        image = kernels.gather_counts(counts.reshape(-1, 2), self._starts, self._sources, self.gain, self.height,
-                                      self.width)
-        return LaneImage(image, {"events": on + off, "on": on, "off": off, "coverage": float(coverage)})
+        if pictures:
+            nearest = min(pictures, key=lambda one: abs(one.end_ns - t_ref_ns))
+            counts[..., 1], counts[..., 0] = nearest.on, nearest.off
+            on, off = int(nearest.on.sum()), int(nearest.off.sum())
+        else:
+            on = off = outside = 0
+            for one in packets:
+                low, high = np.searchsorted(one.t, (begin_ns, end_ns + 1))
+                inside, bright = count_events(one.x[low:high], one.y[low:high], one.p[low:high], counts.reshape(-1),
+                                              *counts.shape[:2])
+                on, off, outside = on + bright, off + inside - bright, outside + high - low - inside
+            lost = sum(one.lost or 0 for one in packets if begin_ns < one.begin_ns)
+            figures = {name: int(value) for name, value in (("outside", outside), ("lost_packets", lost)) if value}
+            if packets and all(one.lost is not None for one in packets):
+                coverage = covered(packets, begin_ns, end_ns) / self.window_ns
+        image = gather_counts(counts.reshape(-1, 2), self._starts, self._sources, self._codes, self.gain, self.height,
+                              self.width)
+        return LaneImage(image, {"events": on + off, "on": on, "off": off, "coverage": float(coverage), **figures})
+
+    def _check_size(self, packet: Events | EventPicture) -> None:
+        if isinstance(packet, EventPicture):
+            height, width = packet.on.shape
+        else:
+            height, width = packet.height, packet.width
+        if (height or width) and (height, width) != (self.camera.height, self.camera.width):
+            raise LaneInvalid(f"events are of a camera of {width} x {height} pixels, camera_info says "
+                              f"{self.camera.width} x {self.camera.height}")
+
+
+def covered(packets: Sequence[Events], begin_ns: int, end_ns: int) -> int:
+    """How much of [begin_ns, end_ns] the packets cover, in ns."""
+    total, reached = 0, begin_ns
+    for one in sorted(packets, key=lambda one: one.begin_ns):
+        end = min(one.end_ns, end_ns)
+        total += max(0, end - max(one.begin_ns, reached))
+        reached = max(reached, end)
+    return total
 
 
 def pixel_sources(target: Camera, height: int, width: int, camera: Camera, T_target_event: np.ndarray,
                   plane_depth_m: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """The event pixels whose counts each grid pixel sums: `sources[starts[i]:starts[i + 1]]` for flat pixel i.
+    """The event pixels whose counts each grid pixel averages: `sources[starts[i]:starts[i + 1]]` for flat pixel i.
 
     Every event pixel goes to the grid pixel that its ray meets; where the grid is finer, the pixels that no ray meets
     take the event pixel they look through, so that no comb of empty pixels appears. Computed once per calibration.
-    Returns starts (height * width + 1,) int64, sources int32, flat indices into the event camera's image.
+    Returns starts (height * width + 1,) int64, sources int32, flat indices into the event camera's image. Raises
+    LaneInvalid when an image is too large for such a table.
     """
+    for what, size, most in (("event camera", (camera.width, camera.height), MAX_CAMERA_PIXELS),
+                             ("network's image", (width, height), MAX_GRID_PIXELS)):
+        if size[0] * size[1] > most:
+            raise LaneInvalid(f"{what} of {size[0]} x {size[1]} pixels: events are mapped with at most {most}; is its "
+                              "camera_info right?")
     grid = target.scaled(width, height)
     R, t = T_target_event[:3, :3], T_target_event[:3, 3]
     near = 0.0 < plane_depth_m < np.inf
@@ -81,7 +128,7 @@ def pixel_sources(target: Camera, height: int, width: int, camera: Camera, T_tar
     grid_pixels = met[event_pixels]
     # The other way round for grid pixels without any.
     empty = np.flatnonzero(np.bincount(grid_pixels, minlength=height * width) == 0)
-    rays = grid.pixel_rays()[empty]
+    rays = grid.unproject(np.stack([empty % width, empty // width], -1))
     points = (rays * plane_depth_m - t) @ R if near else rays @ R
     seen = _pixel_of(camera, points)
     event_pixels = np.concatenate([event_pixels, seen[seen >= 0]])
@@ -97,3 +144,48 @@ def _pixel_of(camera: Camera, points: np.ndarray) -> np.ndarray:
     u, v = np.floor(np.where(valid, uv.T, -1.0) + 0.5).astype(np.int64)
     inside = valid & (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)
     return np.where(inside, v * camera.width + u, -1)
+
+
+# The compiled loops stand beside what uses them: they call no loop of another file, whose changes numba would not see.
+
+
+@compiled
+def count_events(x, y, p, counts, height, width):
+    """Add events to flat counts, uint16 (height * width * 2,) OFF, ON; returns how many are inside, and those ON."""
+    inside = bright = 0
+    for i in range(len(x)):
+        if x[i] < width and y[i] < height:
+            # Unsigned: an index that may be negative costs a test.
+            at = (np.uintp(y[i]) * np.uintp(width) + np.uintp(x[i])) * np.uintp(2) + np.uintp(p[i])
+            counts[at] += np.uint16(counts[at] < 65535)
+            inside += 1
+            bright += p[i]
+    return inside, bright
+
+
+@compiled
+def gather_counts(counts, starts, sources, codes, gain, height, width):
+    """counts (He * We, 2) OFF, ON -> uint8 (height, width, 3): the code of the mean over each pixel's sources.
+
+    codes: those of whole numbers, until 255.
+    """
+    image = np.zeros((height * width, 3), np.uint8)
+    last = np.uint16(len(codes) - 1)
+    for i in range(height * width):
+        number = starts[i + 1] - starts[i]
+        if number == 1:
+            at = np.uintp(sources[starts[i]])
+            image[i, 0], image[i, 1] = codes[min(counts[at, 1], last)], codes[min(counts[at, 0], last)]
+        elif number > 1:
+            on = off = 0
+            for k in range(starts[i], starts[i + 1]):
+                off += counts[sources[k], 0]
+                on += counts[sources[k], 1]
+            image[i, 0], image[i, 1] = code(gain * on / number), code(gain * off / number)
+    return image.reshape(height, width, 3)
+
+
+@compiled
+def code(value):
+    """Rounded and clipped to 1..255, but 0 is 0."""
+    return np.uint8(max(1.0, min(255.0, value + 0.5))) if value > 0.0 else np.uint8(0)

@@ -347,36 +347,3 @@ def depth_footprint(uv, seen, z, columns, scale_x, scale_y, alone, footprint, la
         if farthest > 0.0:
             half[i] = min(0.5 * farthest * footprint, largest)
     return half
-
-
-# ---------------------------------------------------------------------------------------------------------- events
-
-
-@compiled
-def count_events(x, y, p, counts):
-    """Add events to counts (He, We, 2); returns how many were ON and OFF. Events outside the sensor are left out."""
-    height, width, _ = counts.shape
-    on = off = 0
-    for i in range(len(x)):
-        if x[i] < width and y[i] < height:
-            if p[i]:
-                counts[y[i], x[i], 0] += 1
-                on += 1
-            else:
-                counts[y[i], x[i], 1] += 1
-                off += 1
-    return on, off
-
-
-@compiled
-def gather_counts(counts, starts, sources, gain, height, width):
-    image = np.zeros((height * width, 3), np.uint8)
-    for i in range(height * width):
-        on = off = 0
-        for k in range(starts[i], starts[i + 1]):
-            on += counts[sources[k], 0]
-            off += counts[sources[k], 1]
-        if on or off:
-            image[i, 0] = np.uint8(min(255.0, gain * on))
-            image[i, 1] = np.uint8(min(255.0, gain * off))
-    return image.reshape(height, width, 3)

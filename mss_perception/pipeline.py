@@ -45,7 +45,7 @@ class Output:
 
     mask: input -> used by the network. inputs: input -> state (str), stamp, stamp_delta and age (ns), coverage,
     reason, frozen, and the lane's own figures; what is not known is left out. labels, confidence: uint8 (Hc, Wc) on the
-    target camera's grid.
+    target camera's grid. extrapolated_ns: how far the vehicle's pose was guessed beyond the newest odometry or tf.
     images: input -> uint8 (H, W, 3) as the network saw it, for the inputs in the mask. points: columns x y z (float32
     metres in frame_id), label and confidence (uint8) of the points that the camera sees. latency_ms: stage ->
     milliseconds. dropped: the reason why there is no output, or None.
@@ -65,6 +65,7 @@ class Output:
     confidence: np.ndarray | None = None
     points: dict[str, np.ndarray] | None = None
     dropped: str | None = None
+    extrapolated_ns: int = 0
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -75,7 +76,7 @@ class Output:
         """What is known of the set in plain values: a line of frames.jsonl without its figures of the labels."""
         return {"t_ref": self.t_ref_ns, "epoch": self.epoch, "mask": self.mask, "dropped": self.dropped,
                 "deadline_hit": self.deadline_hit, "frame_id": self.frame_id, "inputs": self.inputs,
-                "latency_ms": self.latency_ms}
+                "extrapolated_ns": self.extrapolated_ns, "latency_ms": self.latency_ms}
 
 
 class Pipeline:
@@ -314,6 +315,9 @@ class Pipeline:
         output = _empty_output(sensor_set)
         cameras = self.sensors.cameras      # taken once: a camera_info that comes meanwhile is for the next set
         lidar = None
+        if (known_until := self.sensors.transforms.known_until()) is not None:
+            times = [one.stamp_ns for one in sensor_set.inputs.values() if one.present]
+            output.extrapolated_ns = max(0, max([sensor_set.t_ref_ns, *times]) - known_until)
 
         # Each matched sample becomes an image in the target camera's view; what cannot is INVALID, with the reason.
         for name, state in sensor_set.inputs.items():
@@ -341,7 +345,7 @@ class Pipeline:
             return output
 
         # The network gets what is there, as a batch of one, and answers on the target camera's own grid.
-        output.camera, _ = self.sensors.target(cameras)
+        output.camera, size = self.sensors.target(cameras)
         output.frame_id = output.camera.frame_id
         result = self.runtime({name: image[None] for name, image in output.images.items()},
                               {name: np.ones(1, bool) for name in output.images},
@@ -353,6 +357,12 @@ class Pipeline:
         # Each point that the camera sees gets the label of its pixel.
         if lidar is not None and self.config.publish_points:
             output.points = labelled_points(lidar, output.labels, output.confidence, self.runtime.labels.ignore_id)
+
+        # What was a pinhole's view until here goes back onto the camera's own pixels.
+        if rectification := self.sensors.rectification(output.camera, size):
+            output.labels = rectification.back(output.labels, self.runtime.labels.ignore_id)
+            output.confidence = rectification.back(output.confidence, 0)
+            output.images = {name: rectification.back(image, 0) for name, image in output.images.items()}
         output.latency_ms["postprocess"] = 1e3 * (time.perf_counter() - inferred)
         return output
 

@@ -24,7 +24,7 @@ def to_image(pixels: Pixels, height: int, width: int) -> np.ndarray:
         return cv2.cvtColor(values, cv2.COLOR_GRAY2RGB) if pixels.order == "grey" else pixels.rgb()
     if height <= rows and width <= columns:
         channels = values.shape[2] if values.ndim == 3 else 1
-        if values.strides[1] != channels or values.strides[-1] != 1:
+        if values.strides[0] < columns * channels or values.strides[1] != channels or values.strides[-1] != 1:
             values = np.ascontiguousarray(values)
         step = values.strides[0]
         # One dimension of bytes from the first pixel to the last: rows may be padded, and loops over it are vectorised.

@@ -28,6 +28,7 @@ from mss_perception.lidar import LidarLane, Sweep, point_times_ns
 from mss_perception.messages import EventPicture, Events, MessageError, decode_cloud, decode_image, raw_bytes, stamp_ns
 from mss_perception.messages.images import read_pixels
 from mss_perception.radar import RadarLane, Scan, cloud_detections, polar_detections
+from mss_perception.rectify import Rectification
 from mss_perception.transforms import Transforms
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class Sensors:
         self.cameras: Mapping[str, Camera] = {}
         self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
         self._lanes: dict[str, tuple[tuple, object]] = {}
+        self._rectification: tuple[tuple, Rectification] | None = None
         self._payloads: dict[str, np.ndarray] = {}
         self.event_stream = EventStream(nanoseconds(config.event_period_sec))
         if config.calibration_file:
@@ -146,7 +148,7 @@ class Sensors:
     def target(self, cameras: Mapping[str, Camera]) -> tuple[Camera, tuple[int, int]]:
         """The target camera of `cameras`, which is the grid of labels, and the (height, width) of the network's images.
 
-        Raises LaneInvalid when its intrinsics are not known yet.
+        Raises LaneInvalid when its intrinsics are not known yet. What the network sees may be its `rectification`.
         """
         name = self.config.target_camera
         camera = cameras.get(name)
@@ -154,6 +156,14 @@ class Sensors:
             raise LaneInvalid(f"no camera_info of the target camera on {self.config.inputs[name].info_topic!r} and no "
                               f"camera {name!r} in calibration_file")
         return camera, network_size(self.config, self.image_size, camera)
+
+    def rectification(self, target: Camera, size: tuple[int, int]) -> Rectification | None:
+        """How the network's pictures differ from the target camera's; None unless `undistort` is set and it matters."""
+        if not self.config.undistort or target.model == "none":
+            return None
+        if self._rectification is None or self._rectification[0] != (target, size):
+            self._rectification = (target, size), Rectification(target, *size)
+        return self._rectification[1]
 
     def expected_size(self) -> tuple[int, int]:
         """(height, width) of the network's images as far as it is known before the first camera_info."""
@@ -167,11 +177,14 @@ class Sensors:
 
         cameras: `self.cameras` as it was when work on the set began.
         """
-        return getattr(self, f"_{name}")(state, t_ref_ns, cameras, *self.target(cameras))
+        target, size = self.target(cameras)
+        rectification = self.rectification(target, size)
+        seen = rectification.pinhole if rectification else target
+        return getattr(self, f"_{name}")(state, t_ref_ns, cameras, seen, size)
 
     def _rgb(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
              size: tuple[int, int]) -> LaneImage:
-        own = target if self.config.target_camera == "rgb" else self._camera("rgb", cameras)
+        own = self._camera("rgb", cameras)
         if own.frame_id != target.frame_id:
             raise LaneInvalid(f"a colour image cannot be moved from {own.frame_id!r} to the target camera "
                               f"{target.frame_id!r} without its depth; make rgb the target_camera")

@@ -125,6 +125,11 @@ class Transforms:
         with self._lock:
             self._edges = {child: edge for child, edge in self._edges.items() if edge.static is not None}
 
+    def known_until(self) -> int | None:
+        """Time (ns) of the newest pose of any frame that moves; later ones are guessed. None: nothing moves."""
+        with self._lock:
+            return max((edge.times[-1] for edge in self._edges.values() if edge.static is None), default=None)
+
     def lookup(self, target: str, source: str, time_ns: int | None = None) -> np.ndarray:
         """T_target_source (4, 4) at a time; without one, static poses and the newest of the others.
 

@@ -102,6 +102,31 @@ def test_points_carry_the_label_of_the_pixel_they_project_to(stream, runtime):
     assert np.array_equal(points["confidence"], output.confidence[row, column])
 
 
+def test_an_undistorted_network_view_comes_back_onto_the_cameras_own_pixels(stream, runtime):
+    bent = replace(boxes.camera(), model="plumb_bob", D=(-0.3, 0.08, 0.0, 0.0, 0.0))
+
+    def bend(message):
+        return messages.encode_camera_info(TYPES, bent, messages.stamp_ns(message.header))
+
+    stream = changed(stream, "rgb/info", bend)
+    size = {"height": boxes.HEIGHT, "width": boxes.WIDTH}
+    plain = outputs_of(stream, runtime, **size)[0][-1]
+    output = outputs_of(stream, runtime, undistort=True, **size)[0][-1]
+    assert output.mask == plain.mask and all(output.mask.values()) and output.camera == bent
+    assert output.labels.shape == (boxes.HEIGHT, boxes.WIDTH)
+    # There and back: each picture is the raw one again, but for resampling. A wrong direction would double the bend.
+    for name in ("rgb", "depth"):
+        there, here = (one.images[name].astype(int) for one in (output, plain))
+        assert np.mean(np.abs(there - here).max(axis=2) < 40) > 0.9, name
+    # Labels and points agree: a point's label is that of its pixel, but for rounding to neighbours.
+    xyz = np.stack([output.points[axis] for axis in "xyz"], axis=1)
+    uv, _ = bent.project(xyz)
+    column, row = np.rint(uv).astype(int).T
+    inside = (column >= 0) & (column < boxes.WIDTH) & (row >= 0) & (row < boxes.HEIGHT)
+    same = output.labels[row[inside], column[inside]] == output.points["label"][inside]
+    assert inside.sum() > 1000 and same.mean() > 0.9
+
+
 def test_points_can_be_left_out(stream, runtime):
     assert all(output.points is None for output in outputs_of(stream, runtime, publish_points=False)[0])
 
