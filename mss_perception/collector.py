@@ -19,12 +19,15 @@ half of them. `slack` = period // 4 is the jitter that is allowed for.
 **Timely.** A sample is timely when it is newer than the newest tick T, or now - opened(T) + T - t <= deadline: a set
 opened at its time would still wait for it. A wrong stamp in the past and a delayed sample are the same thing here.
 
-**Active** means that sets wait for the input. At first each is. It becomes inactive when a set is emitted in which it
-is not OK while its misses reach `missing_after`: (t_ref - newest timely t + slack) // period, its misses in its own
-periods, or, before its first timely sample, the sets of the epoch. So an input that is absent from the start costs
-`missing_after` deadlines at most. An input is confirmed, and active again if it was not, with its `recover_after`th
-timely sample in a row, each at most 1.5 periods after the last; a sample that is not timely and newer than the last
-timely one breaks the row. It stays confirmed until it becomes inactive.
+**Active** means that sets wait for the input. At first each is. It is inactive while it is silent or in vain:
+Silent from the emission of a set in which it is not OK while its misses in its own periods, (t_ref - newest timely t +
+slack) // period, reach `missing_after`; before its first timely sample the sets of the epoch count instead, so that an
+input that is absent from the start costs `missing_after` deadlines at most. That ends with the `recover_after`th timely
+sample in a row, each at most 1.5 periods after the last, with which the input is confirmed until it is silent again.
+In vain while both the sets and its timely samples since its last match (OK in a set, or a timely sample that would have
+matched) number `missing_after` or more: its offset is wrong, or its phase beyond its tolerance.
+A sample would have matched that comes within tolerance of one of the last 16 emitted ticks that went without the input;
+a stream's packet, when it brings the watermark to such a tick - tolerance and the window is then covered as OK asks.
 
 **Ticks.** An input is overdue when now >= arrival of its last timely sample + period + max(slack, tolerance), and
 alive when confirmed and not overdue. Only the first alive input of tick_source opens sets; when none is alive each of
@@ -57,10 +60,9 @@ that ends before; or when more than max_pending sets are open (`forced`); or at 
 is left to nobody either. A deadline comes before a sample of the same instant. Every tick gives one set or one counted
 drop (`late`, `reset`); t_ref grows within an epoch (but for publish).
 
-**State** of an input in a set: OK, HELD; else LATE when since the last set a sample of it came late (not timely, or
-within tolerance of one of the last 16 emitted ticks that it missed), STALE when inactive, MISSING otherwise; DISABLED
-by configuration. The pipeline turns OK into INVALID by `InputState.invalidate`. Late samples are counted and never
-back-filled.
+**State** of an input in a set: OK, HELD; else LATE when since the last set a sample of it came late (not timely, or it
+would have matched), STALE when inactive, MISSING otherwise; DISABLED by configuration. The pipeline turns OK into
+INVALID by `InputState.invalidate`. Late samples are counted and never back-filled.
 
 **Memory.** A second sample with the same t replaces the first (`duplicate`) unless that was used up. At most `queue`
 samples and max_bytes per input are kept; the oldest arrival goes first (`evicted`). Emission discards what is older
@@ -302,18 +304,22 @@ class Collector:
         """The only input that may open sets; None: each source may."""
         if self._starting(now):
             return self._sources[0]
-        return next((source for source in self._sources if source.alive(now)), None)
+        for source in self._sources:
+            if source.alive(now):
+                return source
+        return None
 
     def _step(self, now: int) -> None:
         """All that follows from the present state: open sets, emit those that are done, find the next deadline."""
-        while True:
+        happened = True
+        while happened:                         # each tick and each emission can make way for another
+            happened = False
             leader = self._leader(now)
             for source in self._sources if leader is None else (leader,):
                 if source.has_tick(self._due):
-                    self._open_ticks(source, now)
-            self._emit_settled(now)
-            if self._leader(now) is leader:     # the first tick, or an emission, can put somebody else in charge
-                break
+                    happened |= self._open_ticks(source, now)
+            if self._pending:
+                happened |= self._emit_settled(now)
         wakes = [one.deadline for one in self._pending]
         for source in self._sources:
             if leader not in (None, source) and source.has_tick(self._due):     # it counts, should the leader fail
@@ -321,21 +327,27 @@ class Collector:
                 break
         self._wake = min(wakes, default=None)
 
-    def _emit_settled(self, now: int) -> None:
+    def _emit_settled(self, now: int) -> bool:
+        emitted = False
         while self._pending:
             t_ref = self._pending[0].t_ref
             settled = all(one.settled(t_ref) for one in self._inputs.values() if one.active)
             if not settled and now < min(one.deadline for one in self._pending):
                 break
             self._emit(self._pending.pop(0), now, deadline_hit=not settled)
+            emitted = True
+        return emitted
 
-    def _open_ticks(self, source: Input, now: int) -> None:
+    def _open_ticks(self, source: Input, now: int) -> bool:
+        opened = False
         for t, arrival in source.ticks(self._due):
             if (self._due is not None and t < self._due - source.margin) or now - arrival > self._deadline():
                 continue
             on_time = self._due is not None and t <= self._due + source.margin
             self._due = (self._due if on_time else t) + self._tick_period
             self._open(source, t, arrival, now)
+            opened = True
+        return opened
 
     def _open_out_of_order(self, source: Input, t: int, now: int) -> None:
         if self._newest is None or t >= self._newest.t_ref or t < min(self._ticks) or isinstance(source, Stream):

@@ -24,7 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mss_perception.messages import decode_cloud
+from mss_perception.messages import MessageError, decode_cloud
+from mss_perception.messages.images import PIXEL_FORMATS
 
 GRAMMAR = "INPUT:KIND[=AMOUNT]@START-[END], e.g. rgb:drop@3-5 or lidar:delay=0.25@2- (seconds from the bag's start)"
 
@@ -41,7 +42,7 @@ NEEDS_AMOUNT = ("delay", "stamp")
 TAKES_AMOUNT = ("delay", "stamp", "noise")
 
 SECOND = 1_000_000_000
-IMAGE_VALUES = {"32FC1": np.float32, "16UC1": np.uint16}  # every other image encoding holds bytes
+BUFFERS = (np.ndarray, array.array, bytes)
 
 
 class FaultError(ValueError):
@@ -190,9 +191,11 @@ def _stamp(message, receive_ns: int) -> int:
 
 
 def _under_header_of(message, frozen):
-    """The frozen message's content under the header of `message`."""
+    """The frozen message's content under the header, number and time of `message`."""
     repeated = copy.copy(frozen)
-    repeated.header = message.header
+    for name in ("header", "seq", "time_base"):     # the last two are an event packet's
+        if hasattr(message, name):
+            setattr(repeated, name, getattr(message, name))
     return repeated
 
 
@@ -207,9 +210,9 @@ def _restamped(message, shift_ns: int):
 
 def _payload_field(message) -> str:
     for name in ("data", "events"):     # images and clouds; event packets
-        if hasattr(message, name):
+        if isinstance(getattr(message, name, None), BUFFERS):
             return name
-    raise FaultError(f"{type(message).__name__} has no payload to disturb; noise and corrupt need an image, a cloud or "
+    raise FaultError(f"{type(message).__name__} has no bytes to disturb; noise and corrupt need an image, a cloud or "
                      "an event packet")
 
 
@@ -226,32 +229,45 @@ def _corrupt(message, random: np.random.Generator):
     """Lose the end of the payload. An empty one announces a point or row more than it has."""
     field = _payload_field(message)
     payload = bytearray(memoryview(getattr(message, field)))
+    if field == "events":       # any number of whole words would be a shorter packet, and nothing wrong with it
+        return _with_payload(message, field, payload[:int(random.integers(0, len(payload))) | 1] if payload
+                             else bytearray(1))
     if payload:
         return _with_payload(message, field, payload[:int(random.integers(0, len(payload)))])
+    if not hasattr(message, "width"):   # an empty file is broken enough
+        return message
     changed = copy.copy(message)
     changed.width = message.width + 1
     return changed
 
 
 def _noisy(message, fault: Fault, random: np.random.Generator):
+    """The message with noise; as it is when it cannot be decoded, so that there is nothing to be noisy."""
     field = _payload_field(message)
     changed = _with_payload(message, field, bytearray(memoryview(getattr(message, field))))
-    if hasattr(message, "encoding") and field == "data":
+    if field == "data" and getattr(message, "encoding", None) in PIXEL_FORMATS:
         _noise_on_image(changed, fault.amount, random)
     elif hasattr(message, "fields"):
-        _noise_on_cloud(changed, fault.amount, random)
+        try:
+            _noise_on_cloud(changed, fault.amount, random)
+        except MessageError:
+            return message
     else:
-        raise FaultError(f"fault {fault}: noise on {type(message).__name__} is not defined; corrupt or drop it instead")
+        kind = getattr(message, "encoding", "") or getattr(message, "format", "")
+        raise FaultError(f"fault {fault}: noise on {type(message).__name__} {kind!r} is not defined; corrupt or drop "
+                         "it instead")
     return changed
 
 
 def _noise_on_image(image, sigma: float | None, random: np.random.Generator) -> None:
-    """In place, on colours (grey levels) or depths (metres). Invalid depths stay invalid."""
-    dtype = np.dtype(IMAGE_VALUES.get(image.encoding, np.uint8)).newbyteorder(">" if image.is_bigendian else "<")
-    values = np.frombuffer(image.data, dtype)
-    if dtype.itemsize == 1:
-        noisy = values + random.normal(0, 25 if sigma is None else sigma, values.shape)
-        values[:] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+    """In place, on colours (grey levels of 8 bits) or depths (metres). Invalid depths stay invalid."""
+    pixels = PIXEL_FORMATS[image.encoding]
+    dtype = np.dtype(pixels.kind).newbyteorder(">" if image.is_bigendian else "<")
+    values = np.frombuffer(image.data, dtype, len(image.data) // dtype.itemsize)
+    if pixels.order != "depth":
+        largest = np.iinfo(dtype).max
+        noise = random.normal(0, (25 if sigma is None else sigma) * (largest / 255), values.shape)
+        values[:] = np.clip(np.rint(values + noise), 0, largest).astype(dtype)
         return
     unit = 1000 if dtype.kind == "u" else 1         # 16UC1 holds millimetres
     noise = random.normal(0, (0.3 if sigma is None else sigma) * unit, values.shape)

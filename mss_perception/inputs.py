@@ -81,7 +81,7 @@ class Input:
         self.steps: deque[int] = deque(maxlen=REMEMBERED_STEPS)
         self.tick_period = tick_period
         self._set_period(tick_period)
-        self.active = True                              # sets wait for it
+        self.given_up = False                           # nothing timely for missing_after periods
         self.confirmed = False                          # it has shown a rhythm, so that it may lead
         self.hits = 0                                   # timely samples in a row
         self.timely_t: int | None = None                # the newest of them
@@ -90,13 +90,19 @@ class Input:
         self.rejected: Counter = Counter()              # by reason, since the last accepted sample
         self.came_late = False                          # since the last emission
         self.missed: deque[int] = deque(maxlen=REMEMBERED_MISSES)   # emitted ticks that went without this input
-        self.misses_before_first = 0                    # sets emitted before its first timely sample
+        self.sets_since_match = self.samples_since_match = 0        # of the epoch, while nothing has matched yet
 
     def _set_period(self, period: int) -> None:
         self.period = period
         self.slack = period // 4                        # jitter that is allowed for
         self.patience = period + max(self.slack, self.tolerance)
         self.margin = min(period // 2, self.tick_period // 4)   # how much before its due time a tick may come
+
+    @property
+    def active(self) -> bool:
+        """Whether sets wait for it."""
+        in_vain = min(self.sets_since_match, self.samples_since_match) >= self.config.missing_after
+        return not (self.given_up or in_vain)
 
     def overdue_at(self) -> int:
         return self.heard + self.patience
@@ -114,26 +120,35 @@ class Input:
         self.back = 0
         self.rejected.clear()
         self.store(sample)
+        would_have_matched = bool(self.missed) and self.would_have_matched(sample)
         if self.watermark is None or t > self.watermark:
             if self.watermark is not None:
                 self.steps.append(t - self.watermark)
-                self._set_period(sorted(self.steps)[len(self.steps) // 4])
+                period = sorted(self.steps)[len(self.steps) // 4]
+                if period != self.period:
+                    self._set_period(period)
             self.watermark = t
-        if not timely or self.missed and min(abs(t - tick) for tick in self.missed) <= self.tolerance:
+        if would_have_matched or not timely:
             self.came_late = True
             self.counters["late"] += 1
         if timely:
             self.heard = sample.arrival
-        if self.timely_t is not None and t <= self.timely_t:
-            return                                      # a straggler says nothing about the sensor's health
-        if timely:
-            in_a_row = self.timely_t is not None and t - self.timely_t <= self.period * 3 // 2
-            self.hits = self.hits + 1 if in_a_row else 1
-            self.timely_t = t
-            if self.hits >= self.config.recover_after:
-                self.active = self.confirmed = True
-        else:
-            self.hits = 0
+            if self.timely_t is None or t > self.timely_t:      # a straggler says nothing about the sensor's health
+                self._learn_rhythm(t)
+            if would_have_matched:
+                self.sets_since_match = self.samples_since_match = 0
+
+    def _learn_rhythm(self, t: int) -> None:
+        in_a_row = self.timely_t is not None and t - self.timely_t <= self.period * 3 // 2
+        self.hits = self.hits + 1 if in_a_row else 1
+        self.samples_since_match += 1
+        self.timely_t = t
+        if self.hits >= self.config.recover_after:
+            self.confirmed, self.given_up = True, False
+
+    def would_have_matched(self, sample: Sample) -> bool:
+        """Whether one of the emitted ticks that went without this input would have taken this sample."""
+        return min(abs(sample.t - tick) for tick in self.missed) <= self.tolerance
 
     def store(self, sample: Sample) -> None:
         known = self.samples.get(sample.t)
@@ -208,15 +223,14 @@ class Input:
             self.counters["used"] += 1
             matched = result.stamp_ns - self.offset
             self.timely_t = matched if self.timely_t is None else max(self.timely_t, matched)
+            self.sets_since_match = self.samples_since_match = 0
         else:
             self.missed.append(t_ref)
-            if self.timely_t is None:
-                self.misses_before_first += 1
-                misses = self.misses_before_first
-            else:
-                misses = (t_ref - self.timely_t + self.slack) // self.period
-            if self.active and misses >= self.config.missing_after:
-                self.active = self.confirmed = False
+            self.sets_since_match += 1
+            silence = self.sets_since_match if self.timely_t is None else (
+                (t_ref - self.timely_t + self.slack) // self.period)
+            if silence >= self.config.missing_after:
+                self.given_up, self.confirmed = True, False
         if result.state is State.MISSING:
             result.state = State.LATE if self.came_late else State.MISSING if self.active else State.STALE
         self.came_late = False
@@ -250,6 +264,12 @@ class Stream(Input):
 
     def settled(self, t_ref: int) -> bool:
         return self.watermark is not None and self.watermark >= t_ref
+
+    def would_have_matched(self, sample: Sample) -> bool:
+        """Whether this packet completes a window that was not there yet when its set was emitted."""
+        reached = (tick for tick in self.missed if tick - self.tolerance <= sample.t
+                   and (self.watermark is None or self.watermark < tick - self.tolerance))
+        return any(self.window_at(tick)[1] >= ENOUGH_COVERAGE for tick in reached)
 
     def window_at(self, t_ref: int) -> tuple[list[Sample], float]:
         """The packets that overlap the window before t_ref, in order, and how much of it they cover, 0..1."""

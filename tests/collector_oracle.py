@@ -1,7 +1,8 @@
 """A second statement of the collector's rules, written to be obviously right and not to be fast.
 
 It keeps a log of what happened in the present epoch and no other state: every quantity (period, activity, queue, due
-time, open sets) is worked out from the whole log each time it is asked for. Nothing is imported from the collector.
+time, open sets) is worked out from the whole log, anew whenever the log has grown. Nothing is imported from the
+collector.
 All stamps must be multiples of a millisecond: coverage is counted in cells of one.
 """
 
@@ -18,6 +19,15 @@ def ns(sec):
     return int(round(sec * 1_000_000_000))
 
 
+def from_log(method):
+    """Remember the answer until the log grows."""
+    def ask(self, name):
+        if (method, name) not in self.answers:
+            self.answers[method, name] = method(self, name)
+        return self.answers[method, name]
+    return ask
+
+
 class Oracle:
     """inputs: InputConfig list; windows: stream -> ns. `sets` takes (epoch, t_ref, source, opened, now, hit, states)
     with states = {name: (state, stamp, delta, age, payload, coverage)}."""
@@ -28,15 +38,21 @@ class Oracle:
         self.sources = [name for name in config.tick_source if name in self.names]
         self.config, self.windows = config, windows
         self.tick_period = ns(1 / config.tick_rate_hz)
-        self.log, self.sets, self.epoch = [], [], 0
-        self.ticks, self.dropped = 0, Counter()
+        self.log, self.answers, self.sets, self.epoch = [], {}, [], 0
+        self.ticks, self.forced, self.dropped = 0, 0, Counter()
         self.counts = {name: Counter() for name in self.names}
+
+    def note(self, **what):
+        self.log.append(Event(**what))
+        self.answers.clear()
+        return self.log[-1]
 
     # what the log says
 
     def of(self, name, kind):
         return [e for e in self.log if e.kind == kind and e.name == name]
 
+    @from_log
     def watermark(self, name):
         return max((e.t for e in self.of(name, "sample")), default=None)
 
@@ -48,39 +64,49 @@ class Oracle:
             high = e.t if high is None else max(high, e.t)
         return steps
 
+    @from_log
     def period(self, name):
         last = sorted(self.steps(name)[-8:])
         return last[len(last) // 4] if last else self.tick_period
 
+    @from_log
     def health(self, name):
         """waited_for, trusted (to open sets), newest (timely t), heard (arrival of the last timely sample)"""
-        c, waited_for, trusted, row, newest, heard = self.configs[name], True, False, 0, None, None
+        c, gone, trusted, row, newest, heard = self.configs[name], False, False, 0, None, None
+        fruitless = []                              # sets and timely samples since the last match
         for i, e in enumerate(self.log):
             if e.kind == "sample" and e.name == name:
                 if e.timely:
                     heard = e.now
-                if newest is None or e.t > newest:
-                    if e.timely:
-                        row = row + 1 if newest is not None and 2 * (e.t - newest) <= 3 * e.period else 1
-                        newest = e.t
-                        if row >= c.recover_after:
-                            waited_for = trusted = True
-                    else:
-                        row = 0
+                if e.timely and (newest is None or e.t > newest):
+                    row = row + 1 if newest is not None and 2 * (e.t - newest) <= 3 * e.period else 1
+                    newest = e.t
+                    fruitless.append("sample")
+                    if row >= c.recover_after:
+                        gone, trusted = False, True
+                if e.timely and e.missed_its_set:
+                    fruitless = []
             if e.kind == "emit":
                 state, stamp = e.states[name][:2]
                 if state == "OK":
                     t = stamp - ns(c.offset_sec)
                     newest = t if newest is None else max(newest, t)
-                elif waited_for:
+                    fruitless = []
+                else:
+                    fruitless.append("set")
                     period = e.periods[name]
                     if newest is None:
                         misses = sum(before.kind == "emit" for before in self.log[:i + 1])
                     else:
                         misses = (e.t_ref - newest + period // 4) // period
                     if misses >= c.missing_after:
-                        waited_for = trusted = False
-        return Event(waited_for=waited_for, trusted=trusted, newest=newest, heard=heard)
+                        gone, trusted = True, False
+        in_vain = all(fruitless.count(what) >= c.missing_after for what in ("set", "sample"))
+        return Event(waited_for=not gone and not in_vain, trusted=trusted, newest=newest, heard=heard)
+
+    def silent(self, name, now):
+        heard, period = self.health(name).heard, self.period(name)
+        return heard is None or now > heard + self.configs[name].missing_after * period + period // 4
 
     def overdue_at(self, name):
         period = self.period(name)
@@ -89,19 +115,25 @@ class Oracle:
     def alive(self, name, now):
         return self.health(name).trusted and now < self.overdue_at(name)
 
+    def from_sources(self):
+        return [e for e in self.log if e.kind == "sample" and e.name in self.sources]
+
+    def first_choice_until(self):
+        first = self.from_sources()[0]
+        return first.now + min(self.tick_period, first.deadline)
+
     def may_tick(self, now):
         """The sources whose samples may open sets now, in order."""
-        firsts = [e for e in self.log if e.kind == "sample" and e.name in self.sources]
-        left_to_first = not any(e.kind in ("tick", "flush") for e in self.log) and firsts and (
-            now < firsts[0].now + self.tick_period and now < firsts[0].now + ns(self.config.deadline_sec))
-        if left_to_first:
+        firsts = self.from_sources()
+        if firsts and now < self.first_choice_until() and not any(e.kind in ("tick", "flush") for e in self.log):
             return self.sources[:1]
         alive = [s for s in self.sources if self.alive(s, now)]
         return alive[:1] or self.sources
 
-    def queue(self, name, lost=None):
-        """Samples kept, in order of arrival; lost (a Counter) takes what happened to the others."""
-        c, lost = self.configs[name], Counter() if lost is None else lost
+    @from_log
+    def kept_and_lost(self, name):
+        """The samples kept, in order of arrival, and a Counter of what happened to the others."""
+        c, lost = self.configs[name], Counter()
         reusable = name in self.windows or c.hold_sec > 0
         kept = []
         for e in self.log:
@@ -128,7 +160,10 @@ class Oracle:
                 far = self.windows.get(name, max(ns(c.tolerance_sec), ns(c.hold_sec)))
                 lost["unused"] += sum(not s.used and s.t < e.t_ref - far for s in kept)
                 kept = [s for s in kept if s.t >= e.t_ref - far]
-        return kept
+        return kept, lost
+
+    def queue(self, name):
+        return self.kept_and_lost(name)[0]
 
     def open_sets(self):
         emitted = [e.t_ref for e in self.log if e.kind == "emit"]
@@ -178,13 +213,10 @@ class Oracle:
             why = "future"
         elif mark is not None and mark - t > ns(self.config.jump_back_sec):
             why = "back"
-            self.log.append(Event(kind="back", name=name))
+            self.note(kind="back", name=name)
             if self.all_back(now):
                 why = None
-                self.dropped["reset"] += len(self.open_sets())
-                for each in self.names:
-                    self.queue(each, self.counts[each])
-                self.log, self.epoch = [], self.epoch + 1
+                self.reset()
         else:
             why = None
         if why:
@@ -200,28 +232,35 @@ class Oracle:
             kinds = [e.kind for e in self.log if e.kind in ("sample", "back") and e.name == name]
             rows[name] = len(kinds) - max((i + 1 for i, k in enumerate(kinds) if k == "sample"), default=0)
 
-        def silent(name):
-            heard, period = self.health(name).heard, self.period(name)
-            return heard is None or now > heard + self.configs[name].missing_after * period + period // 4
-
-        return max(rows.values()) >= 2 and all(rows[name] > 0 or silent(name) for name in self.names)
+        return max(rows.values()) >= 2 and all(rows[name] > 0 or self.silent(name, now) for name in self.names)
 
     def accept(self, name, begin, t, payload, now, nbytes):
         c, newest = self.configs[name], self.newest_tick()
         timely = (newest is None or t > newest.t_ref
                   or (now - newest.opened) + (newest.t_ref - t) <= ns(self.config.deadline_sec))
-        missed = [e.t_ref for e in self.log if e.kind == "emit" and e.states[name][0] != "OK"][-16:]
-        late = not timely or any(abs(t - m) <= ns(c.tolerance_sec) for m in missed)
         mark = self.watermark(name)
         if name in self.windows and mark is not None and mark < begin <= mark + c.missing_after * self.period(name):
             begin = mark
-        event = Event(kind="sample", name=name, begin=begin, t=t, payload=payload, nbytes=nbytes, now=now,
-                      timely=timely, late=late, period=None)
-        self.log.append(event)
+        event = self.note(kind="sample", name=name, begin=begin, t=t, payload=payload, nbytes=nbytes, now=now,
+                          timely=timely, deadline=ns(self.config.deadline_sec))
         event.period = self.period(name)
-        self.counts[name]["late"] += late
+        event.missed_its_set = self.missed_its_set(name, t, mark)
+        event.late = event.missed_its_set or not timely
+        self.counts[name]["late"] += event.late
         if timely and name not in self.windows:
             self.tick_out_of_order(name, t, now)
+
+    def missed_its_set(self, name, t, mark):
+        """Whether a sample at t, or the window that a packet up to t completes, came after a set that lacked it."""
+        without = [e.t_ref for e in self.log if e.kind == "emit" and e.states[name][0] != "OK"][-16:]
+        tolerance = ns(self.configs[name].tolerance_sec)
+        if name not in self.windows:
+            return any(abs(t - t_ref) <= tolerance for t_ref in without)
+        for t_ref in without:
+            needed = t_ref - tolerance
+            if needed <= t and (mark is None or needed > mark) and self.seen(name, t_ref)[1] >= 0.5:
+                return True
+        return False
 
     def tick_out_of_order(self, name, t, now):
         known = [e.t_ref for e in self.log if e.kind == "tick"][-64:]
@@ -234,15 +273,16 @@ class Oracle:
         if emitted and t < max(emitted) and self.config.late_policy == "drop":
             self.ticks += 1
             self.dropped["late"] += 1
-            self.log.append(Event(kind="tick", t_ref=t, opened=None, in_order=False))
+            self.note(kind="tick", t_ref=t, opened=None, in_order=False)
         else:
             self.open(name, t, now, now, in_order=False)
 
     def open(self, name, t, opened, now, in_order):
         self.ticks += 1
-        self.log.append(Event(kind="tick", t_ref=t, opened=opened, source=name, in_order=in_order,
-                              margin=self.margin(name), deadline=opened + ns(self.config.deadline_sec)))
+        self.note(kind="tick", t_ref=t, opened=opened, source=name, in_order=in_order, margin=self.margin(name),
+                  deadline=opened + ns(self.config.deadline_sec))
         if len(self.open_sets()) > self.config.max_pending:
+            self.forced += 1
             self.emit(self.open_sets()[0], now, False)
 
     def step(self, now):
@@ -281,7 +321,7 @@ class Oracle:
         for name in self.configs:
             states[name], taken[name] = self.serve(name, tick.t_ref) if name in self.names else (("DISABLED",), [])
         periods = {name: self.period(name) for name in self.names}
-        self.log.append(Event(kind="emit", t_ref=tick.t_ref, states=states, taken=taken, periods=periods))
+        self.note(kind="emit", t_ref=tick.t_ref, states=states, taken=taken, periods=periods)
         for name in self.names:                     # the name of an absence takes this very emission into account
             if states[name][0] == "MISSING" and self.came_late(name):
                 states[name] = ("LATE", *states[name][1:])
@@ -330,14 +370,31 @@ class Oracle:
     def poll(self, now):
         self.step(now)
 
+    def advance(self, before, now):
+        """Look again at each instant in (before, now] at which a deadline or somebody's patience ends."""
+        while True:
+            ends = [e.deadline for e in self.open_sets()]
+            ends += [self.overdue_at(name) for name in self.sources if self.health(name).heard is not None]
+            ends += [self.first_choice_until()] if self.from_sources() else []
+            ends = [end for end in ends if before < end <= now]
+            if not ends:
+                return
+            before = min(ends)
+            self.step(before)
+
+    def reset(self):
+        self.dropped["reset"] += len(self.open_sets())
+        for name in self.names:
+            self.counts[name] += self.kept_and_lost(name)[1]
+        self.log, self.epoch = [], self.epoch + 1
+        self.answers.clear()
+
     def flush(self, now):
-        self.log.append(Event(kind="flush"))
+        self.note(kind="flush")
         self.step(now)
         while self.open_sets():
             self.emit(self.open_sets()[0], now, False)
 
     def totals(self, name):
         """Counters of one input over all epochs."""
-        total = Counter(self.counts[name])
-        self.queue(name, total)
-        return +total
+        return self.counts[name] + self.kept_and_lost(name)[1]

@@ -1,120 +1,18 @@
-"""Each rule of the collector and each way that time misbehaves, on a small simulated rig."""
+"""The collector at work: ticks, matching, emission, streams and memory, each rule by itself on a simulated rig.
+
+How time misbehaves is in test_collector_cases.py, with a table of which test holds which rule.
+"""
 
 from __future__ import annotations
 
 import itertools
 import logging
-import random
-from dataclasses import dataclass
 
 import pytest
+from collector_rig import EPOCH, LATENCY, MS, STEADY, WINDOW, Fault, Rig, assert_conserved, mask, masks, ns, waits
 
-from mss_perception.collector import Collector, InputState, SensorSet, State
+from mss_perception.collector import Collector, InputState, State
 from mss_perception.config import CollectorConfig, InputConfig
-
-MS = 1_000_000
-EPOCH = 1_700_000_000_000 * MS      # where stamps begin, ns
-STEADY = 5_000_000 * MS             # where the steady clock begins; the two have nothing in common
-PERIOD = {"rgb": 100, "depth": 100, "event": 10, "lidar": 100}                  # ms
-LATENCY = {"rgb": 15, "depth": 30, "event": 5, "lidar": 45}                     # ms
-TOLERANCE = {"rgb": 0.03, "depth": 0.03, "event": 0.01, "lidar": 0.05}          # s
-QUEUE = {"rgb": 10, "depth": 10, "event": 1000, "lidar": 10}
-WINDOW = 50 * MS
-
-
-@dataclass
-class Fault:
-    """kind: drop, delay, stamp (amount in ms) on the samples of `name` stamped begin <= t < end (ms)."""
-
-    name: str
-    kind: str
-    begin: float
-    end: float
-    amount: float = 0
-
-
-class Rig:
-    """A collector and what it emits. Times are milliseconds from the start."""
-
-    def __init__(self, names=("rgb", "depth", "event", "lidar"), inputs=None, **config):
-        per_input = inputs or {}
-        self.inputs = [InputConfig(name, **{"tolerance_sec": TOLERANCE[name], "queue": QUEUE[name],
-                                            **per_input.get(name, {})}) for name in names]
-        self.config = CollectorConfig(**{"tick_source": list(names), "max_future_sec": 0.1, **config})
-        self.sets: list[SensorSet] = []
-        self.resets: list[str] = []
-        windows = {"event": WINDOW} if "event" in names else {}
-        self.collector = Collector(self.inputs, self.config, self.sets.append, windows, self.resets.append)
-
-    def add(self, name, stamp, now=None, payload=None, nbytes=0, clock="now", span=None):
-        """A sample stamped `stamp`, arriving at `now` (its usual latency when not given)."""
-        now = stamp + LATENCY[name] if now is None else now
-        clock_ns = EPOCH + ns(now) if clock == "now" else clock
-        end = EPOCH + ns(stamp)
-        if name in self.collector.windows:
-            begin = EPOCH + ns(stamp - (PERIOD[name] if span is None else span))
-            return self.collector.add_stream(name, begin, end, payload, STEADY + ns(now), nbytes, clock_ns)
-        return self.collector.add(name, end, payload, STEADY + ns(now), nbytes, clock_ns)
-
-    def advance(self, now):
-        self.collector.advance(STEADY + ns(now))
-
-    def play(self, end, faults=(), start=0, periods=None, jitter=0, seed=0, shift=0):
-        """Run every sensor from start to end; `shift` moves all stamps against the clock of arrivals."""
-        rng = random.Random(seed)
-        messages = []
-        for one in self.inputs:
-            period = (periods or {}).get(one.name, PERIOD[one.name])
-            for k in range(int(start / period), int(end / period)):
-                stamp = k * period + rng.uniform(-jitter, jitter)
-                now, lost = k * period + LATENCY[one.name] + rng.uniform(0, 3), False
-                for fault in faults:
-                    if fault.name == one.name and fault.begin <= stamp < fault.end:
-                        lost = lost or fault.kind == "drop"
-                        now += fault.amount if fault.kind == "delay" else 0
-                        stamp += fault.amount if fault.kind == "stamp" else 0
-                if not lost:
-                    messages.append((now, one.name, stamp + shift, period))
-        for now, name, stamp, period in sorted(messages):
-            self.advance(now)
-            self.add(name, stamp, now, clock=EPOCH + ns(now + shift), span=period, payload=(name, stamp))
-        return self
-
-    @property
-    def ticks(self):
-        return [round((one.t_ref_ns - EPOCH) / MS) for one in self.sets]
-
-    def between(self, begin, end):
-        return [one for one, t in zip(self.sets, self.ticks, strict=True) if begin <= t < end]
-
-    def count(self, name):
-        return self.collector.input_counters[name]
-
-
-def ns(ms):
-    return round(ms * MS)
-
-
-def mask(one: SensorSet) -> str:
-    return "".join(name[0] for name, present in one.mask.items() if present)
-
-
-def masks(sets) -> set[str]:
-    return {mask(one) for one in sets}
-
-
-def waits(sets):
-    return [(one.emitted_ns - one.opened_ns) / MS for one in sets]
-
-
-def assert_conserved(rig):
-    c = rig.collector
-    assert c.counters["ticks"] == len(rig.sets) + sum(c.dropped.values()) + c.status()["pending"]
-    for epoch in {one.epoch for one in rig.sets}:
-        times = [one.t_ref_ns for one in rig.sets if one.epoch == epoch]
-        assert all(a < b for a, b in zip(times, times[1:], strict=False))
-    assert max(waits(rig.sets)) <= rig.config.deadline_sec * 1000
-
 
 # ---- all is well
 
@@ -270,14 +168,6 @@ def test_events_ahead_of_the_cameras_make_no_empty_set_and_no_double_tick(ahead)
     assert_conserved(rig)
 
 
-@pytest.mark.parametrize("name", ["rgb", "depth", "event", "lidar"])
-def test_a_stamp_that_is_wrong_from_the_start_silences_its_own_input_only(name):
-    rig = Rig().play(3000, [Fault(name, "stamp", -100, 9000, -500)])
-    others = "".join(n[0] for n in PERIOD if n != name)
-    assert masks(rig.between(300, 2900)) == {others} and len(rig.between(300, 2900)) >= 25
-    assert not any(one.deadline_hit for one in rig.between(600, 2900))
-
-
 @pytest.mark.parametrize("dying", ["rgb", "depth", "event", "lidar"])
 def test_a_tick_source_that_dies_is_replaced_without_losing_a_tick(dying):
     order = [dying] + [name for name in ("rgb", "depth", "lidar", "event") if name != dying]
@@ -339,6 +229,27 @@ def test_a_stream_opens_no_set_before_half_of_its_window_is_covered():
     for stamp in range(1910, 2200, 10):                     # after a gap the window before 1920 is not covered
         rig.add("event", stamp)
     assert rig.ticks[-4:] == [820, 920, 2020, 2120] and masks(rig.sets) == {"e"}
+
+
+@pytest.mark.parametrize("rate", [5.0, 10.0, 20.0])
+def test_a_stream_alone_ticks_at_tick_rate(rate):
+    rig = Rig(["event"], tick_rate_hz=rate).play(4000)
+    assert {b - a for a, b in zip(rig.ticks, rig.ticks[1:], strict=False)} == {1000 / rate}
+    assert len(rig.sets) == pytest.approx(4 * rate, abs=1) and masks(rig.sets) == {"e"}
+
+
+def test_a_tick_can_make_way_for_another_sources_at_the_same_instant():
+    """The tick at 250 moves the phase to one for which the events cover a window."""
+    rig = Rig(["event", "lidar"], inputs={"event": {"recover_after": 50}, "lidar": {"recover_after": 50}})
+    rig.add("lidar", 0)
+    rig.advance(300)
+    for stamp in (330, 340, 350):                               # but not the one at 300
+        rig.add("event", stamp)
+    assert rig.ticks == [0] and rig.collector.counters["ticks"] == 1
+    rig.add("lidar", 250, now=356)
+    assert rig.collector.counters["ticks"] == 3
+    rig.advance(1000)
+    assert rig.ticks == [0, 250, 350] and [one.tick_source for one in rig.sets] == ["lidar", "lidar", "event"]
 
 
 # ---- matching
@@ -406,132 +317,6 @@ def test_30_and_10_hz_mix():
     assert masks(rig.between(300, 3900)) == {"lr"}
 
 
-# ---- waiting, missing, recovering
-
-
-@pytest.mark.parametrize("dead", ["rgb", "depth", "event", "lidar"])
-def test_an_input_absent_from_the_start_costs_missing_after_deadlines_and_returns_in_time(dead):
-    rig = Rig().play(3000, [Fault(dead, "drop", -100, 1990)])
-    absent = rig.between(0, 1990)
-    assert masks(absent[1:]) == {"".join(n[0] for n in PERIOD if n != dead)} and len(absent) >= 19
-    assert [one.inputs[dead].state for one in absent[:4]] == [State.MISSING] * 2 + [State.STALE] * 2
-    assert [one.deadline_hit for one in absent[:4]] == [True] * 3 + [False]
-    assert not any(one.deadline_hit for one in absent[3:])
-    assert masks(rig.between(1990 + 3 * PERIOD[dead], 2900)) == {"rdel"}
-    assert_conserved(rig)
-
-
-def test_a_reset_waits_for_everybody_anew():
-    """An input that is inactive when a new epoch begins is awaited as at the start."""
-    rig = Rig(["rgb", "lidar"]).play(1000, [Fault("lidar", "drop", -100, 9000)])
-    assert not rig.collector.status()["inputs"]["lidar"]["active"]
-    rig.collector.reset("a test says so")
-    for k in range(10, 20):
-        rig.advance(100 * k + 15)
-        rig.add("rgb", 100 * k)
-    assert [one.deadline_hit for one in rig.sets if one.epoch == 1] == [True] * 3 + [False] * 7
-
-
-@pytest.mark.parametrize("dying", ["rgb", "depth", "event", "lidar"])
-def test_an_input_that_dies_costs_at_most_missing_after_deadlines_and_returns_in_time(dying):
-    period = PERIOD[dying]
-    rig = Rig().play(5000, [Fault(dying, "drop", 1990, 3490)])
-    others = "".join(n[0] for n in PERIOD if n != dying)
-    assert masks(rig.between(500, 1950)) == {"rdel"}
-    assert masks(rig.between(1990 + period, 3490)) == {others}
-    assert masks(rig.between(3490 + 3 * period, 4900)) == {"rdel"}
-    assert sum(one.deadline_hit for one in rig.sets) <= 3
-    assert not any(one.deadline_hit for one in rig.between(2400, 3490))
-    states = [one.inputs[dying].state for one in rig.between(2000, 3490)]
-    assert set(states[:1]) <= {State.MISSING, State.STALE} and set(states[4:]) == {State.STALE}
-    assert_conserved(rig)
-
-
-def test_all_masks():
-    """Every subset of four inputs, as the others are dead for a while."""
-    names = list(PERIOD)
-    for alive in itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(1, 5)):
-        rig = Rig().play(2500, [Fault(name, "drop", 1000, 9000) for name in names if name not in alive])
-        assert masks(rig.between(1500, 2400)) == {"".join(name[0] for name in alive)}, alive
-        assert len(rig.between(1500, 2400)) >= 8
-
-
-def test_a_delay_below_the_deadline_is_waited_for():
-    for name in ("rgb", "depth", "event", "lidar"):
-        rig = Rig().play(4000, [Fault(name, "delay", 1500, 3000, 50)])
-        assert masks(rig.between(300, 3900)) == {"rdel"}, name
-        assert_conserved(rig)
-
-
-@pytest.mark.parametrize("late", ["rgb", "depth", "event", "lidar"])
-def test_a_delay_beyond_the_deadline_is_late_and_costs_nothing_after_a_while(late):
-    rig = Rig().play(5000, [Fault(late, "delay", 1500, 3500, 250)])
-    others = "".join(n[0] for n in PERIOD if n != late)
-    during = rig.between(1500 + PERIOD[late] + 1, 3500)
-    assert masks(during) == {others} and len(during) >= 18
-    assert {one.inputs[late].state for one in during[3:]} == {State.LATE}
-    assert not any(one.deadline_hit for one in during[4:])                      # nobody waits in vain for ever
-    assert masks(rig.between(3500 + 3 * PERIOD[late], 4900)) == {"rdel"}
-    assert rig.count(late)["late"] >= 18
-    assert_conserved(rig)
-
-
-@pytest.mark.parametrize("amount", [-7000, -5000, -2000, -500, -300, 300, 500, 2000, 7000])
-@pytest.mark.parametrize("name", ["rgb", "depth", "event", "lidar"])
-def test_a_wrong_stamp_silences_its_own_input_only(name, amount):
-    rig = Rig().play(5000, [Fault(name, "stamp", 1500, 3500, amount)])
-    others = "".join(n[0] for n in PERIOD if n != name)
-    during = rig.between(1500 + PERIOD[name] + 1, 3500)
-    assert masks(during) == {others} and len(during) >= 18
-    assert masks(rig.between(3500 + 3 * PERIOD[name], 4900)) == {"rdel"}
-    assert rig.resets == []
-    steps = [b - a for a, b in zip(rig.ticks, rig.ticks[1:], strict=False)]
-    assert max(steps) <= 200 and min(steps) >= 50
-    assert_conserved(rig)
-
-
-def test_recovery_counts_samples_that_came_after_the_emission_but_before_the_deadline():
-    """While inactive nobody waits, so a slow sensor's samples come too late for their sets; they count all the same."""
-    rig = Rig(["rgb", "lidar"])
-    for k in range(10):
-        rig.advance(100 * k + 10)
-        rig.add("rgb", 100 * k, now=100 * k + 10)
-        rig.advance(100 * k + 90)
-        if k >= 4:
-            rig.add("lidar", 100 * k, now=100 * k + 90)         # 80 ms after the tick, deadline 100
-    assert [mask(one) for one in rig.sets] == ["r"] * 6 + ["rl"] * 4
-    assert rig.sets[5].inputs["lidar"].state is State.LATE
-    assert rig.count("lidar")["late"] == 2 and rig.count("lidar")["used"] == 4
-
-
-def test_a_queued_sample_of_an_inactive_input_is_used_all_the_same():
-    rig = Rig(["rgb", "lidar"], inputs={"lidar": {"recover_after": 50}})
-    for k in range(10):
-        rig.advance(100 * k + 5)
-        if k >= 4:
-            rig.add("lidar", 100 * k, now=100 * k + 5)
-        rig.add("rgb", 100 * k, now=100 * k + 10)
-    assert not rig.collector.status()["inputs"]["lidar"]["active"]
-    assert [mask(one) for one in rig.sets] == ["r"] * 4 + ["rl"] * 6
-
-
-def test_half_of_the_samples_lost_at_random():
-    rng = random.Random(1)
-    rig = Rig(["rgb", "depth", "lidar"])
-    there = {}
-    for k in range(200):
-        for name in ("rgb", "depth", "lidar"):
-            now = 100 * k + LATENCY[name]
-            rig.advance(now)
-            there[name, k] = name != "lidar" or rng.random() < 0.5
-            if there[name, k]:
-                rig.add(name, 100 * k, now)
-    for one, t in list(zip(rig.sets, rig.ticks, strict=True))[5:-1]:
-        assert not (one.mask["lidar"] and not there["lidar", t // 100])
-    matched = sum(one.mask["lidar"] for one in rig.sets)
-    assert matched >= 0.6 * sum(value for (name, _), value in there.items() if name == "lidar")
-
-
 # ---- emission
 
 
@@ -559,6 +344,23 @@ def test_a_passed_watermark_ends_the_wait():
     rig.add("lidar", 1060, now=1020)                            # nothing at 1000 +- 50 can follow
     assert rig.ticks[-1] == 1000 and not rig.sets[-1].deadline_hit
     assert rig.sets[-1].inputs["lidar"].state is State.MISSING
+
+
+def test_a_set_is_emitted_with_the_last_sample_that_it_waits_for():
+    rig = Rig().play(1000)
+    for name in ("event", "rgb", "depth"):
+        rig.add(name, 1000)
+    assert rig.ticks[-1] == 900
+    rig.add("lidar", 1000, now=1046)
+    assert rig.ticks[-1] == 1000 and rig.sets[-1].emitted_ns == STEADY + ns(1046) and not rig.sets[-1].deadline_hit
+
+
+def test_deadline_sec_may_change_while_running():
+    rig = Rig(["rgb", "lidar"]).play(1000)
+    rig.config.deadline_sec = 0.02
+    rig.add("rgb", 1000, now=1010)
+    rig.advance(1030)
+    assert rig.ticks[-1] == 1000 and rig.sets[-1].deadline_hit and waits(rig.sets)[-1] == pytest.approx(20)
 
 
 def test_max_pending_emits_the_oldest_first():
@@ -633,6 +435,20 @@ def test_coverage_of_a_window_with_a_gap():
     assert bridged.coverage == 1 and bridged.payload == (580, 590, 600)
 
 
+@pytest.mark.parametrize("lost, present", [(2, True), (3, False)])
+def test_a_partial_window_is_valid_while_half_of_it_is_there(lost, present):
+    """Packets of 10 ms, windows of 50; missing_after = 1 bridges a gap of one packet at most."""
+    rig = Rig(["rgb", "event"], inputs={"event": {"missing_after": 1}})
+    for stamp in range(10, 610, 10):
+        if not 570 <= stamp < 570 + 10 * lost:
+            rig.add("event", stamp)
+        if stamp % 100 == 0:
+            rig.add("rgb", stamp, now=stamp + 7)
+    rig.advance(1000)
+    partial = rig.between(600, 601)[0].inputs["event"]
+    assert partial.present is present and partial.coverage == pytest.approx(1 - lost / 5)
+
+
 def test_a_stream_window_may_end_within_tolerance_of_the_tick():
     rig = Rig(["rgb", "event"]).play(1000)
     rig.add("rgb", 999, now=1030)
@@ -641,168 +457,28 @@ def test_a_stream_window_may_end_within_tolerance_of_the_tick():
     assert state.state is State.OK and state.delta_ns == -9 * MS and 0.5 < state.coverage < 1
 
 
-# ---- stamps that cannot be right
-
-
-def test_zero_future_and_inverted_stamps_are_rejected_and_move_nothing():
-    rig = Rig(["rgb", "event"]).play(1000)
-    before = rig.collector.status()["inputs"]
-    assert not rig.collector.add("rgb", 0, None, STEADY + ns(1000))
-    assert not rig.collector.add_stream("event", 0, 0, None, STEADY + ns(1000))
-    assert not rig.add("rgb", 1102, now=1001)
-    assert not rig.add("event", 1000, now=1001, span=-1)
-    assert rig.collector.status()["inputs"]["rgb"]["newest_ns"] == before["rgb"]["newest_ns"]
-    assert (rig.count("rgb")["zero"], rig.count("rgb")["future"]) == (1, 1)
-    assert (rig.count("event")["zero"], rig.count("event")["inverted"]) == (1, 1)
-    assert rig.add("rgb", 1100, now=1001)                                       # just within
-
-
-def test_without_a_clock_nothing_is_in_the_future():
-    rig = Rig(["rgb"])
-    assert rig.add("rgb", 99_000, now=0, clock=None)
-
-
-def test_a_duplicate_stamp_replaces_the_first_and_makes_no_second_tick():
-    rig = Rig(["rgb", "lidar"]).play(1000)
-    rig.add("rgb", 1000, payload="first", now=1010)
-    rig.add("rgb", 1000, payload="second", now=1011)
-    rig.add("lidar", 1000)
-    rig.add("rgb", 1000, payload="third", now=1060)             # used up already
-    rig.advance(2000)
-    assert [one.inputs["rgb"].payload for one in rig.between(1000, 1001)] == ["second"]
-    assert rig.count("rgb")["duplicate"] == 2 and rig.ticks.count(1000) == 1
-
-
-def test_a_duplicate_never_serves_twice():
-    rig = Rig(["rgb", "lidar"], tick_rate_hz=20.0, inputs={"lidar": {"tolerance_sec": 0.06}})
-    for k in range(20):
-        rig.add("rgb", 50 * k)
-        if k == 10:
-            rig.add("lidar", 500, payload="once", now=516)
-            rig.add("lidar", 500, payload="once", now=540)
-    assert sum(one.inputs["lidar"].payload == "once" for one in rig.sets) == 1
-
-
-def test_reordered_samples_find_their_set_when_it_is_still_open():
-    rig = Rig(["rgb", "lidar"], deadline_sec=0.25).play(1000)
-    rig.add("rgb", 1000, now=1010)
-    rig.add("rgb", 1200, now=1210)
-    rig.add("rgb", 1100, now=1215)                              # overtaken on the way; both sets are still open
-    for stamp in (1000, 1100, 1200):
-        rig.add("lidar", stamp, now=1220)
-    rig.advance(2000)
-    assert rig.ticks[-3:] == [1000, 1100, 1200] and masks(rig.sets[-3:]) == {"rl"}
-    assert_conserved(rig)
-
-
-def test_a_set_put_in_late_holds_up_no_later_one():
-    rig = Rig(["rgb", "lidar"], deadline_sec=0.25).play(1000)
-    rig.add("rgb", 1000, now=1010)
-    rig.add("rgb", 1200, now=1210)
-    rig.add("rgb", 1100, now=1240)                              # its own deadline would end at 1490
-    rig.advance(2000)
-    assert rig.ticks[-3:] == [1000, 1100, 1200]
-    assert [one.emitted_ns - STEADY for one in rig.sets[-3:]] == [ns(1260), ns(1460), ns(1460)]
-
-
-@pytest.mark.parametrize("policy, expected", [("drop", [900, 1100]), ("publish", [900, 1100, 1000])])
-def test_late_policy_for_a_tick_out_of_order(policy, expected):
-    rig = Rig(["rgb"], late_policy=policy, deadline_sec=0.25).play(1000)
-    rig.add("rgb", 1100)
-    rig.add("rgb", 1000, now=1120)
-    assert rig.ticks[-len(expected):] == expected
-    assert rig.collector.dropped["late"] == (policy == "drop")
-    assert rig.collector.counters["ticks"] == 12
-
-
-def test_a_small_backward_step_is_no_reset():
-    rig = Rig(["rgb", "depth", "lidar"]).play(1000)
-    rig.play(3000, start=1000, shift=-500)
-    assert rig.resets == [] and rig.collector.epoch == 0
-    assert rig.count("rgb")["late"] >= 4 and rig.count("lidar")["late"] >= 4
-    assert masks(rig.between(1300, 2400)) == {"rdl"}            # as soon as stamps are new again
-    assert_conserved(rig)
-
-
-# ---- epochs
-
-
-@pytest.mark.parametrize("back", [1500, 4000, 60_000])
-@pytest.mark.parametrize("rates", [{}, {"rgb": 1000 / 30, "lidar": 200}])
-def test_a_bag_loop_resets_promptly_and_goes_on(back, rates):
-    """Also when the loop starts a minute earlier and the rates differ, which existing synchronisers do not survive."""
-    loose = {"tolerance_sec": 0.051}                            # the phase of the ticks is that of any frame of rgb
-    rig = Rig(inputs={"depth": loose, "lidar": loose}).play(4000, periods=rates)
-    rig.play(8000, start=4000, shift=-back, periods=rates)
-    assert len(rig.resets) == 1 and "went back" in rig.resets[0] and rig.collector.epoch == 1
-    after = [one for one in rig.sets if one.epoch == 1]
-    first = (after[0].t_ref_ns - EPOCH) / MS - (4000 - back)
-    assert first < 350                                          # ms after the loop
-    lidar_period = rates.get("lidar", 100)
-    whole = [one for one in after[6:-1]
-             if abs(((one.t_ref_ns - EPOCH) / MS + back + 50) % lidar_period - 50) <= 50]       # a sweep is near
-    assert masks(whole) == {"rdel"} and len(whole) >= 15
-    assert_conserved(rig)
-
-
-def test_one_old_stamp_resets_nothing():
-    for name in PERIOD:
-        rig = Rig().play(2000, [Fault(name, "stamp", 1000, 1000 + PERIOD[name], -5000)])
-        assert rig.resets == [] and rig.count(name)["back"] == 1
-        assert_conserved(rig)
-    alone = Rig(["rgb"]).play(2000, [Fault("rgb", "stamp", 1000, 1100, -5000)])
-    assert alone.resets == []                                   # even when nobody else is there to contradict
-
-
-def test_a_loop_with_dead_sensors_resets_too():
-    rig = Rig().play(3000, [Fault("rgb", "drop", 1000, 9000), Fault("lidar", "drop", 2950, 9000)])
-    rig.play(5000, [Fault("rgb", "drop", 0, 9000), Fault("lidar", "drop", 0, 9000)], start=3000, shift=-2500)
-    assert len(rig.resets) == 1
-    assert masks([one for one in rig.sets if one.epoch == 1][3:]) == {"de"}
-
-
-def test_a_reset_drops_open_sets_by_name_and_keeps_counters():
-    rig = Rig(["rgb", "lidar"]).play(1000)
-    rig.add("rgb", 1000)
-    received = rig.count("rgb")["received"]
-    rig.collector.reset("the clock jumped")
-    assert rig.collector.dropped == {"reset": 1} and rig.resets == ["the clock jumped"]
-    assert rig.collector.next_deadline() is None and rig.count("rgb")["received"] == received
-    rig.add("rgb", 50, now=1100)
-    rig.add("lidar", 50, now=1101)
-    assert rig.sets[-1].epoch == 1 and rig.ticks[-1] == 50 and rig.sets[-1].seq == len(rig.sets) - 1
-    assert_conserved(rig)
-
-
-def test_a_forward_jump_flushes_and_makes_no_burst():
-    rig = Rig(["rgb", "depth", "lidar"]).play(1000)
-    rig.play(3000, start=1000, shift=100_000)
-    assert rig.resets == []
-    assert len(rig.sets) <= 31 and masks(rig.between(101_300, 102_900)) == {"rdl"}
-    assert_conserved(rig)
-
-
-def test_a_pause_of_everything_makes_no_empty_sets():
-    rig = Rig().play(8000, [Fault(name, "drop", 2000, 6000) for name in PERIOD])
-    assert len(rig.between(2050, 5990)) == 0
-    assert rig.between(1900, 2000)[0].emitted_ns < STEADY + ns(2150)            # not left lying until the end of it
-    assert masks(rig.between(6300, 7900)) == {"rdel"}
-    assert_conserved(rig)
-
-
 # ---- memory
 
 
-def test_queues_are_bounded_by_count_and_bytes_and_evict_by_arrival():
-    rig = Rig(["rgb", "lidar"], tick_source=["rgb"], inputs={"lidar": {"queue": 3, "max_bytes": 100_000}})
-    for stamp in (100, 300, 200, 400):                          # no ticks: nothing else empties the queue
-        rig.add("lidar", stamp, now=400 + stamp, payload=stamp)
-    assert list(rig.collector._inputs["lidar"].samples) == [EPOCH + ns(t) for t in (300, 200, 400)]
-    rig.add("lidar", 500, now=905, nbytes=60_000)
-    rig.add("lidar", 600, now=910, nbytes=60_000)
-    assert rig.collector.status()["inputs"]["lidar"]["queued"] == 1
-    assert rig.collector.status()["inputs"]["lidar"]["queued_bytes"] == 60_000
-    assert rig.count("lidar")["evicted"] == 5
+def test_the_oldest_arrival_is_evicted_not_the_oldest_stamp():
+    rig = Rig(["rgb", "lidar"], tick_source=["rgb"], inputs={"lidar": {"queue": 3}})
+    for number, stamp in enumerate((300, 100, 200, 400)):       # no ticks: nothing else empties the queue
+        rig.add("lidar", stamp, now=410 + number, payload=stamp)
+    for stamp in (100, 200, 300, 400):
+        rig.add("rgb", stamp, now=420)
+    rig.advance(1000)
+    assert [one.inputs["lidar"].payload for one in rig.sets] == [100, 200, None, 400]
+    assert rig.count("lidar")["evicted"] == 1
+
+
+def test_max_bytes_bounds_the_queue_but_keeps_the_newest_sample():
+    rig = Rig(["rgb", "lidar"], tick_source=["rgb"], inputs={"lidar": {"max_bytes": 100_000}})
+    for stamp, nbytes in ((100, 60_000), (200, 30_000), (300, 20_000), (400, 200_000)):
+        rig.add("lidar", stamp, nbytes=nbytes)
+        status = rig.collector.status()["inputs"]["lidar"]
+        assert (status["queued"], status["queued_bytes"]) == {
+            100: (1, 60_000), 200: (2, 90_000), 300: (2, 50_000), 400: (1, 200_000)}[stamp]
+    assert rig.count("lidar")["evicted"] == 3
 
 
 def test_payloads_are_released_once_used():

@@ -12,16 +12,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mss_perception import messages
+from mss_perception.bags import typestore
 from mss_perception.faults import KINDS, NEEDS_AMOUNT, TAKES_AMOUNT, Fault, FaultError, FaultSchedule, parse_fault
 
 TYPES = messages.bag_types()
+EventPacket = typestore().types["event_camera_msgs/msg/EventPacket"]
 MS = 1_000_000
 START = 1_000_000_000_000
 LATENCY = 30 * MS
 
 
 def image(stamp_ns: int, value: int = 100, encoding: str = "mono8"):
-    kind = {"mono8": np.uint8, "16UC1": np.uint16, "32FC1": np.float32}[encoding]
+    kind = {"mono8": np.uint8, "mono16": np.uint16, "16UC1": np.uint16, "32FC1": np.float32}[encoding]
+    value = value * 257 if encoding == "mono16" else value
     return messages.encode_image(TYPES, np.full((20, 30), value, kind), encoding, stamp_ns, "camera")
 
 
@@ -135,8 +138,8 @@ def test_corrupt_payload_can_never_be_decoded():
                 decode(message)
 
 
-@pytest.mark.parametrize("encoding, value, sigma, unit", [("mono8", 128, 12, 1), ("32FC1", 30, 0.4, 1),
-                                                          ("16UC1", 9000, 0.4, 1000)])
+@pytest.mark.parametrize("encoding, value, sigma, unit", [("mono8", 128, 12, 1), ("mono16", 128, 12, 1),
+                                                          ("32FC1", 30, 0.4, 1), ("16UC1", 9000, 0.4, 1000)])
 def test_noise_on_an_image_has_the_asked_standard_deviation(encoding, value, sigma, unit):
     stream = [("rgb", START, image(START, value, encoding)) for _ in range(30)]
     noisy = np.stack([messages.decode_image(m) for _, _, m in run([f"rgb:noise={sigma}@0-"], stream)])
@@ -173,8 +176,51 @@ def test_noise_on_events_keeps_them_inside_the_sensor_and_their_times():
 def test_noise_on_what_has_no_payload_is_an_error_that_says_so():
     info = TYPES.CameraInfo
     stream = [("rgb/info", START, SimpleNamespace(header=image(START).header, kind=info))]
-    with pytest.raises(FaultError, match="no payload"):
+    with pytest.raises(FaultError, match="no bytes to disturb"):
         run(["rgb/info:noise@0-"], stream)
+
+
+def packet(payload: np.ndarray, stamp_ns: int = START, seq: int = 0):
+    return EventPacket(header=messages.encode_header(TYPES, stamp_ns, "event"), height=480, width=640, seq=seq,
+                       time_base=stamp_ns, encoding="evt3", is_bigendian=False, events=payload)
+
+
+def test_a_frozen_event_packet_keeps_its_own_number_and_time():
+    stream = [("event", START + k * MS, packet(np.full(8, k, np.uint8), START + k * MS, k)) for k in range(6)]
+    faulted = [message for *_, message in run(["event:freeze@0.003-"], stream)]
+    assert [int(one.events[0]) for one in faulted] == [0, 1, 2, 2, 2, 2]
+    assert [one.seq for one in faulted] == list(range(6))
+    assert [one.time_base for one in faulted] == [messages.stamp_ns(one.header) for one in faulted]
+
+
+@pytest.mark.parametrize("words", [0, 1, 100])
+def test_a_corrupt_event_packet_ends_within_a_word(words):
+    """Whole words would be a valid packet, only a shorter one."""
+    whole = np.full(words, 0x8001, "<u2").view(np.uint8)
+    for seed in range(20):
+        (_, _, corrupt), = run(["event:corrupt@0-"], [("event", START, packet(whole))], seed)
+        assert len(corrupt.events) % 2 == 1 and len(corrupt.events) <= max(1, len(whole))
+
+
+def test_a_list_of_events_and_packed_data_can_be_noisy_no_more_than_corrupt_lists_can():
+    array_type = typestore().types["dvs_msgs/msg/EventArray"]
+    header = messages.encode_header(TYPES, START, "event")
+    with pytest.raises(FaultError, match="EventArray has no bytes"):
+        run(["event:corrupt@0-"], [("event", START, array_type(header=header, height=4, width=4, events=[]))])
+    with pytest.raises(FaultError, match="noise on .*EventPacket 'evt3' is not defined"):
+        run(["event:noise@0-"], [("event", START, packet(np.zeros(8, np.uint8)))])
+
+
+def test_noise_on_what_is_broken_already_leaves_it_so():
+    """In a recording, or by another fault: it takes no end to the replay."""
+    fields = {name: np.full(50, 7, np.float32) for name in "xyz"}
+    stream = [("a", START, messages.encode_cloud(TYPES, fields, START, "lidar")),
+              ("a", START, image(START, 9000, "16UC1")), ("a", START, image(START, 3, "32FC1"))]
+    for seed in range(20):
+        for _, _, message in run(["a:corrupt@0-", "a:noise@0-"], stream, seed):
+            decode = messages.decode_image if hasattr(message, "encoding") else messages.decode_cloud
+            with pytest.raises(messages.MessageError):
+                decode(message)
 
 
 # --------------------------------------------------------------------------------------------------------- the whole
