@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
+from torch import Tensor
 
 from mss_models.labels import LabelSet
 from mss_models.modality import Encoding
@@ -28,6 +29,7 @@ DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "demo.safetensors"
 
 METADATA_KEY = "mss_models"  # a single key, because safetensors writes several in random order
 FORMAT = 1
+LARGEST_SIDE = 1 << 15  # of image_size, pixels
 FIELDS = ("architecture", "labels", "encodings", "image_size", "card")
 
 
@@ -91,19 +93,23 @@ def load(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     metadata = _metadata(path, data)
     try:
-        model = create(**metadata["architecture"])
+        with torch.device("meta"):  # shapes alone: what the header asks for may be larger than any memory
+            model = create(**metadata["architecture"])
         labels = LabelSet.from_dict(metadata["labels"])
         encodings = {name: Encoding.from_dict(one) for name, one in metadata["encodings"].items()}
         image_size = tuple(metadata["image_size"])
-    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+    except (ValueError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{path} holds metadata that this version cannot use: {error}") from error
     _check_consistency(str(path), model, labels, encodings, image_size)
     try:
-        model.load_state_dict(safetensors.load(data), strict=True)
+        tensors = safetensors.load(data)
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}; fetch or write it again") from error
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its weights do not fit its architecture: {error}") from error
+    _check_weights(path, tensors, model.state_dict())
+    model.load_state_dict({name: value.float() if value.is_floating_point() else value
+                           for name, value in tensors.items()}, strict=True, assign=True)
+    if empty := [name for name, value in model.named_buffers() if value.is_meta]:
+        raise CheckpointError(f"{path}: {empty} of its network are not saved; buffers of a system must be persistent")
     return Checkpoint(model.eval(), labels, encodings, image_size, metadata["card"], model_id(data))
 
 
@@ -122,16 +128,22 @@ def _metadata(path: str | Path, data: bytes) -> dict[str, Any]:
                               "fetch or write it again")
     try:
         texts = json.loads(data[8 : 8 + length]).get("__metadata__")
-        if not isinstance(texts, dict) or METADATA_KEY not in texts:
+        if not isinstance(texts, dict) or not isinstance(texts.get(METADATA_KEY), str):
             raise CheckpointError(f"{path} is a safetensors file, but mss_models did not write it")
         metadata = json.loads(texts[METADATA_KEY])
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5000 digits; brackets without end
         raise CheckpointError(f"{path} is damaged: its header is no JSON ({error})") from error
     if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
         raise CheckpointError(f"{path} is of another version: this one reads format {FORMAT}, and the file's metadata "
                               f"starts with {texts[METADATA_KEY][:40]!r}")
     if missing := set(FIELDS) - set(metadata):
         raise CheckpointError(f"{path}: its metadata lacks {sorted(missing)}")
+    for field in ("architecture", "labels", "encodings", "card"):
+        if not isinstance(metadata[field], dict):
+            raise CheckpointError(f"{path}: {field} in its metadata is {str(metadata[field])[:40]!r}; an object is "
+                                  "needed")
     return metadata
 
 
@@ -143,8 +155,26 @@ def _check_consistency(path: str, model: System, labels: LabelSet, encodings: Ma
     if set(encodings) != set(model.modalities) or any(name != one.modality for name, one in encodings.items()):
         raise CheckpointError(f"{path}: the network has the modalities {list(model.modalities)} and there are "
                               f"encodings for {[one.modality for one in encodings.values()]}")
-    if len(image_size) != 2 or not all(isinstance(one, int) and one > 0 for one in image_size):
-        raise CheckpointError(f"{path}: image_size is {image_size}; (height, width) in pixels is needed")
+    if len(image_size) != 2 or not all(type(one) is int and 0 < one <= LARGEST_SIDE for one in image_size):
+        raise CheckpointError(f"{path}: image_size is {image_size}; (height, width) in 1..{LARGEST_SIDE} pixels is "
+                              "needed")
+
+
+def _check_weights(path: str | Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise CheckpointError unless the file's tensors are the network's: names, shapes, kinds, finite values."""
+    wrong = [f"{name} is missing" for name in expected if name not in tensors]
+    for name, value in tensors.items():
+        if name not in expected:
+            wrong.append(f"{name} is not part of it")
+        elif value.shape != expected[name].shape:
+            wrong.append(f"{name} has shape {tuple(value.shape)}, not {tuple(expected[name].shape)}")
+        elif value.is_floating_point() != expected[name].is_floating_point():
+            wrong.append(f"{name} is {value.dtype}, not {expected[name].dtype}")
+        elif not bool(torch.isfinite(value.float()).all()):
+            wrong.append(f"{name} is not finite")
+    if wrong:
+        more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(f"{path}: its weights do not fit its architecture: {'; '.join(wrong[:3])}{more}")
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

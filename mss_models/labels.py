@@ -22,17 +22,20 @@ class LabelSet:
     ignore_id: int = 255
 
     def __post_init__(self) -> None:
+        if not all(isinstance(one, str) for one in (self.name, *self.names)):
+            raise LabelError(f"label set {self.name!r}: its name and the names of its classes must be texts")
         object.__setattr__(self, "names", tuple(self.names))
-        object.__setattr__(self, "palette", tuple(tuple(int(c) for c in colour) for colour in self.palette))
+        object.__setattr__(self, "palette", tuple(tuple(colour) for colour in self.palette))
         if not self.names or len(self.names) != len(self.palette):
             raise LabelError(f"label set {self.name!r} has {len(self.names)} names and {len(self.palette)} colours; "
                              "it needs one colour for each of at least one name")
         if len(set(self.names)) != len(self.names):
             raise LabelError(f"label set {self.name!r} repeats a class name")
-        if any(len(colour) != 3 or not all(0 <= c <= 255 for c in colour) for colour in self.palette):
+        if any(len(colour) != 3 or not all(isinstance(c, int) and 0 <= c <= 255 for c in colour)
+               for colour in self.palette):
             raise LabelError(f"label set {self.name!r}: every colour must be three integers in 0..255")
-        if not len(self.names) <= self.ignore_id <= 255:
-            raise LabelError(f"label set {self.name!r}: ignore_id {self.ignore_id} must lie in "
+        if not isinstance(self.ignore_id, int) or not len(self.names) <= self.ignore_id <= 255:
+            raise LabelError(f"label set {self.name!r}: ignore_id {self.ignore_id!r} must be an integer in "
                              f"{len(self.names)}..255, outside the class ids")
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mss_models.labels import DELIVER
-from mss_models.modality import DEFAULT_ENCODINGS
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
 
 FOLDERS = {"rgb": "img", "depth": "depth", "event": "event", "lidar": "lidar"}
 CLASSES = (0, 3, 6, 9, 12)  # Building, Pedestrian, Road, Cars, Sky
@@ -29,7 +29,7 @@ def write_tree(root: Path, counts: dict[str, int], *, size: int = 64, seed: int 
                 write_frame(root, weather, split, f"MAP_{number}_point{index // 4}{case}", f"{index:06d}",
                             *paint(rng, size))
     if recorded:
-        encodings = {name: one.to_dict() for name, one in DEFAULT_ENCODINGS.items()}
+        encodings = {name: DEFAULT_ENCODINGS[name].to_dict() for name in DELIVER_MODALITIES}
         (root / "encodings.json").write_text(json.dumps(encodings))
         (root / "recording.json").write_text(json.dumps({"seed": seed}))
     return root

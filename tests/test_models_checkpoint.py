@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import resource
 
 import pytest
 import safetensors.torch
@@ -16,6 +17,7 @@ from mss_models.checkpoint import CheckpointError
 from mss_models.labels import LABEL_SETS
 from mss_models.modality import DEFAULT_ENCODINGS
 from mss_models.system import create
+from mss_models.systems import SYSTEMS
 
 MUSES = LABEL_SETS["muses"]
 
@@ -115,7 +117,20 @@ def test_foreign_files(file, tmp_path):
 @pytest.mark.parametrize(("key", "value", "message"), [
     ("architecture", {"system": "unheard_of"}, "unheard_of"),
     ("architecture", {"system": "segformer_mean", "modalities": ["rgb"], "num_classes": 19, "magic": 1}, "magic"),
-    ("architecture", [1], "cannot use"),
+    ("architecture", [1], "architecture.*object is needed"),
+    ("architecture", {"system": ["segformer_mean"]}, "cannot use"),
+    ("architecture", {"system": "segformer_mean", "modalities": 3, "num_classes": 19}, "cannot use|cannot be built"),
+    ("architecture", {"system": "segformer_mean", "modalities": ["rgb"], "num_classes": "19"}, "cannot be built"),
+    ("labels", None, "labels.*object is needed"),
+    ("labels", MUSES.to_dict() | {"names": list(range(19))}, "texts"),
+    ("labels", MUSES.to_dict() | {"palette": [["a", "b", "c"]] * 19}, "integers"),
+    ("labels", MUSES.to_dict() | {"ignore_id": "255"}, "ignore_id '255'"),
+    ("encodings", {"rgb": 1, "lidar": 2}, "mapping"),
+    ("encodings", {"rgb": DEFAULT_ENCODINGS["rgb"].to_dict() | {"mean": {}}, "lidar": {}}, "mean"),
+    ("image_size", 128, "cannot use"),
+    ("image_size", [1e3, 128], "image_size"),
+    ("image_size", [10**9, 128], "image_size"),
+    ("card", "text", "card.*object is needed"),
     ("labels", LABEL_SETS["deliver"].to_dict(), "19 classes.*deliver"),
     ("labels", {"name": "x"}, "exactly the keys"),
     ("encodings", {"rgb": DEFAULT_ENCODINGS["rgb"].to_dict()}, "lidar"),
@@ -135,6 +150,23 @@ def test_missing_or_garbled_metadata(file, tmp_path):
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "b.safetensors", {"mss_models": "{"})
     with pytest.raises(CheckpointError, match="no JSON"):
         checkpoint.load(tmp_path / "b.safetensors")
+    deep = 200_000 * "[" + 200_000 * "]"
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "deep.safetensors", {"mss_models": deep})
+    with pytest.raises(CheckpointError, match="no JSON|object is needed|another version"):
+        checkpoint.load(tmp_path / "deep.safetensors")
+    header = f'{{"__metadata__": {deep}}}'.encode()
+    (tmp_path / "header.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="no JSON|did not write it"):
+        checkpoint.load(tmp_path / "header.safetensors")
+    lists = json.loads(100 * "[" + 100 * "]")
+    nested = rewrite(file, tmp_path / "nested.safetensors",
+                     lambda m: m | {"architecture": m["architecture"] | {"modalities": lists}})
+    with pytest.raises(CheckpointError, match="cannot use"):
+        checkpoint.load(nested)
+    header = b'{"__metadata__": {"mss_models": [1]}}'
+    (tmp_path / "list.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(CheckpointError, match="did not write it"):
+        checkpoint.load(tmp_path / "list.safetensors")
     (tmp_path / "c.safetensors").write_bytes((20).to_bytes(8, "little") + b"{" + 40 * b"x")
     with pytest.raises(CheckpointError, match="no JSON"):
         checkpoint.load(tmp_path / "c.safetensors")
@@ -148,6 +180,38 @@ def test_loading_is_strict(file, tmp_path):
     more = rewrite(file, tmp_path / "b.safetensors", change_tensors=lambda t: t | {"surplus": torch.zeros(1)})
     with pytest.raises(CheckpointError, match="surplus"):
         checkpoint.load(more)
+    for value, message in ((torch.zeros(20), r"shape \(20,\), not \(19,\)"),
+                           (torch.zeros(19, dtype=torch.int32), "int32"),
+                           (torch.full((19,), float("nan")), "not finite")):
+        other = rewrite(file, tmp_path / "c.safetensors", change_tensors=lambda t, value=value: t | {name: value})
+        with pytest.raises(CheckpointError, match=rf"{name}.*{message}"):
+            checkpoint.load(other)
+
+
+def test_a_huge_architecture_is_refused_before_it_takes_memory(file, tmp_path):
+    huge = rewrite(file, tmp_path / "huge.safetensors",
+                   lambda m: m | {"architecture": m["architecture"] | {"head_width": 2_000_000}})  # 64 TB
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError, match=r"do not fit.*head\..*2000000.*more"):
+        checkpoint.load(huge)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_a_loaded_network_is_the_saved_one(system, tmp_path):
+    torch.manual_seed(0)
+    model = create(system=system, modalities=("rgb", "lidar"), num_classes=19, backbone="B0").eval()
+    path = tmp_path / "net.safetensors"
+    checkpoint.save(path, model, MUSES, DEFAULT_ENCODINGS, {}, image_size=(64, 64), half=False)
+    state = torch.get_rng_state()
+    loaded = checkpoint.load(path).model
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [(name, one.shape, one.requires_grad) for name, one in loaded.named_parameters()] == [
+        (name, one.shape, one.requires_grad) for name, one in model.named_parameters()]
+    images = {name: torch.randn(1, 3, 64, 64) for name in model.modalities}
+    present = {name: torch.ones(1, dtype=torch.bool) for name in model.modalities}
+    with torch.no_grad():
+        assert torch.equal(loaded(images, present), model(images, present))
 
 
 def test_what_cannot_be_saved_is_named(tmp_path):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from mss_models import checkpoint
 from mss_models.labels import LABEL_SETS
-from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
 from mss_models.runtime import open_runtime
 from mss_models.runtime.torch import choose_precision
 from mss_models.system import InputError, create
@@ -18,7 +18,7 @@ from mss_models.system import InputError, create
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     torch.manual_seed(0)
-    model = create(system="segformer_mean", modalities=MODALITIES, num_classes=25, backbone="B0", head_width=64)
+    model = create(system="segformer_mean", modalities=DELIVER_MODALITIES, num_classes=25, backbone="B0", head_width=64)
     torch.nn.init.normal_(model.head.classify.weight, std=2.0)  # spread the confidence over its whole range
     path = tmp_path_factory.mktemp("runtime") / "net.safetensors"
     checkpoint.save(path, model, LABEL_SETS["deliver"], DEFAULT_ENCODINGS, {"seed": 0}, image_size=(64, 96))
@@ -32,7 +32,7 @@ def runtime(file):
 
 def frames(batch, size=(64, 96), seed=0):
     random = np.random.default_rng(seed)
-    return {name: random.integers(0, 256, (batch, *size, 3), dtype=np.uint8) for name in MODALITIES}
+    return {name: random.integers(0, 256, (batch, *size, 3), dtype=np.uint8) for name in DELIVER_MODALITIES}
 
 
 def directly(file, images, present, output_size=None):
@@ -69,7 +69,7 @@ def test_equals_the_steps_written_out(file, runtime, output_size):
 
 def test_absent_content_never_matters_and_may_be_left_out(runtime):
     images = frames(1)
-    present = {name: np.array([name == "lidar"]) for name in MODALITIES}
+    present = {name: np.array([name == "lidar"]) for name in DELIVER_MODALITIES}
     expected = runtime(images, present)
     for other in (frames(1, seed=5) | {"lidar": images["lidar"]}, {"lidar": images["lidar"]}):
         result = runtime(other, present)
@@ -83,7 +83,7 @@ def test_images_stay_as_they_are_and_may_be_read_only_views(runtime):
     images = frames(1, (64, 192))
     views = {name: image[:, :, ::2] for name, image in images.items()}
     before = {name: view.copy() for name, view in views.items()}
-    present = {name: np.array([True]) for name in MODALITIES}
+    present = {name: np.array([True]) for name in DELIVER_MODALITIES}
     for view in views.values():
         view.flags.writeable = False
     result = runtime(views, present)
@@ -93,17 +93,29 @@ def test_images_stay_as_they_are_and_may_be_read_only_views(runtime):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_agrees_with_single(file, runtime, precision):
-    images, present = frames(1), {name: np.array([True]) for name in MODALITIES}
+    images, present = frames(1), {name: np.array([True]) for name in DELIVER_MODALITIES}
     single, half = runtime(images, present), open_runtime(file, "torch", "cpu", precision)(images, present)
     assert (single.labels == half.labels).mean() > 0.9
     assert np.abs(single.confidence.astype(int) - half.confidence).mean() < 12
 
 
+def test_statistics_beyond_half_precision_do_no_harm(file, tmp_path):
+    loaded = checkpoint.load(file)
+    loaded.model.head.norm.running_var.fill_(1e6)  # infinite in float16
+    loaded.model.head.norm.weight.data.fill_(1e3)
+    checkpoint.save(tmp_path / "net.safetensors", loaded.model, loaded.labels, loaded.encodings, {},
+                    image_size=(64, 96))
+    images, present = frames(1), {name: np.array([True]) for name in DELIVER_MODALITIES}
+    single, half = (open_runtime(tmp_path / "net.safetensors", "torch", "cpu", precision)(images, present)
+                    for precision in ("fp32", "fp16"))
+    assert len(np.unique(single.labels)) > 1 and (single.labels == half.labels).mean() > 0.9
+
+
 def test_what_the_node_needs_to_know_comes_from_the_checkpoint(file, runtime):
     loaded = checkpoint.load(file)
-    assert runtime.modalities == MODALITIES and runtime.labels == LABEL_SETS["deliver"]
-    assert runtime.encodings == DEFAULT_ENCODINGS and runtime.image_size == (64, 96)
-    assert runtime.model_id == loaded.model_id and runtime.card == {"seed": 0}
+    assert runtime.modalities == DELIVER_MODALITIES and runtime.labels == LABEL_SETS["deliver"]
+    assert runtime.encodings == {name: DEFAULT_ENCODINGS[name] for name in DELIVER_MODALITIES}
+    assert runtime.image_size == (64, 96) and runtime.model_id == loaded.model_id and runtime.card == {"seed": 0}
 
 
 def test_opening_leaves_the_checkpoint_as_it_was(file):

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections import defaultdict
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 
-from mss_models.modality import DEFAULT_ENCODINGS
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
 from mss_perception import messages
 from mss_perception.bags import read_bag
 from mss_perception.camera import Camera
 from mss_perception.transforms import Transforms
 from training import synthesize
-from training.datasets.deliver import Deliver
-from training.synthetic import deliver_tree, weather
+from training.datasets.deliver import SPLITS, Deliver
+from training.synthetic import bag, deliver_tree, weather
 from training.synthetic.drive import Drive
 from training.synthetic.recorder import START_NS, Recorder
 from training.synthetic.rig import MS, TIMING, Rig
@@ -36,8 +42,8 @@ def tree(tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module")
-def bag(tmp_path_factory):
+@pytest.fixture(scope="module", name="bag_folder")
+def record_bag(tmp_path_factory):
     out = tmp_path_factory.mktemp("world") / "bag"
     arguments = ["--out", str(out), "--format", "bag", "--size", str(SIZE), "--seed", "4", "--weather", "cloud"]
     assert synthesize.main([*arguments, "--duration", "1.1", "--jobs", "1"]) == 0
@@ -64,7 +70,7 @@ def test_tree_has_delivers_layout(tree):
 def test_tree_is_read_by_the_loader_with_its_encodings(tree):
     data = Deliver(tree, "train")
     assert len(data) == 9
-    assert data.encodings == DEFAULT_ENCODINGS
+    assert data.encodings == {name: DEFAULT_ENCODINGS[name] for name in DELIVER_MODALITIES}
     for sample in (data[0], data[8]):
         assert set(sample.images) == {"rgb", "depth", "event", "lidar"}
         for name, image in sample.images.items():
@@ -93,6 +99,36 @@ def test_tree_is_the_same_for_any_number_of_processes_and_after_an_interruption(
     assert files(other) == whole
 
 
+@pytest.fixture
+def recording(tmp_path):
+    """A recording in two processes that takes minutes, as (process, its workers), while both of them are at work."""
+    command = [sys.executable, "-m", "training.synthesize", "--out", str(tmp_path / "tree"), "--format", "deliver",
+               "--frames", "400", "--size", "128", "--jobs", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        workers = []
+        while process.poll() is None and not list(tmp_path.rglob("*_rgb_front.png")):
+            time.sleep(0.05)
+        workers = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+        yield process, workers
+        process.kill()
+
+
+@pytest.mark.parametrize(("kill_worker", "status", "message"), [
+    (True, 2, "error: one of the processes was killed.*fewer --jobs"),
+    (False, 130, "interrupted; the same command continues")])
+def test_a_killed_worker_or_an_interrupt_ends_it_with_a_message(recording, kill_worker, status, message):
+    process, workers = recording
+    assert len(workers) == 2
+    if kill_worker:
+        workers[0].kill()
+    else:
+        process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status and re.search(message, errors.splitlines()[-1])
+    assert "Traceback" not in errors
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
 def test_a_folder_of_another_recording_is_refused_by_name(tree, capsys):
     before = files(tree)
     assert synthesize_tree(tree, "--frames", 12, "--weather", "sun", "night") == 2
@@ -101,10 +137,13 @@ def test_a_folder_of_another_recording_is_refused_by_name(tree, capsys):
     assert files(tree) == before
 
 
-def test_splits_and_streets_never_share_a_seed():
-    plans = [deliver_tree.plan(split, 100, ["sun", "cloud"], 64, 3) for split in ("train", "val", "test")]
+def test_no_two_streets_of_the_splits_and_the_bag_share_a_seed():
+    plans = [deliver_tree.plan(split, 100, ["sun", "cloud"], 64, 3) for split in SPLITS]
     sequences = [one for plan in plans for one in plan]
-    assert len({one.seeds for one in sequences}) == len(sequences)
+    # What a seed gives is what counts: NumPy takes (3,) and (3, 0, 0) for the same.
+    streams = {tuple(np.random.SeedSequence(seeds).generate_state(4))
+               for seeds in (bag.seeds(3), *(one.seeds for one in sequences))}
+    assert len(streams) == len(sequences) + 1
     assert sum(one.frames for one in sequences) == 300
     assert {one.weather for one in sequences} == {"sun", "cloud"}
 
@@ -136,10 +175,10 @@ def test_night_ruins_the_colour_camera_but_neither_depth_nor_lidar():
         assert np.array_equal(values, night.sweep(t)[name])
 
 
-def test_bag_topics_counts_and_stamps(bag):
+def test_bag_topics_counts_and_stamps(bag_folder):
     found = defaultdict(list)
     last = 0
-    for topic, received, message in read_bag(bag):
+    for topic, received, message in read_bag(bag_folder):
         assert received >= last
         last = received
         found[topic].append((received, message))
@@ -160,9 +199,9 @@ def test_bag_topics_counts_and_stamps(bag):
     assert messages.decode_image(found["/depth/image"][0][1]).dtype == np.float32
 
 
-def test_bag_events_fill_their_packets_without_gap(bag):
+def test_bag_events_fill_their_packets_without_gap(bag_folder):
     end = None
-    for _, received, message in read_bag(bag, ["/events"]):
+    for _, received, message in read_bag(bag_folder, ["/events"]):
         packet = messages.decode_events(message, 10 * MS)
         assert end is None or packet.begin_ns == end
         end = packet.begin_ns + 10 * MS
@@ -174,9 +213,9 @@ def test_bag_events_fill_their_packets_without_gap(bag):
             assert packet.y.max() < SIZE * 3 // 4
 
 
-def test_bag_places_every_sensor_and_its_motion(bag):
+def test_bag_places_every_sensor_and_its_motion(bag_folder):
     where, twists = Transforms(), {}
-    for topic, _, message in read_bag(bag, ["/tf_static", "/odom"]):
+    for topic, _, message in read_bag(bag_folder, ["/tf_static", "/odom"]):
         if topic == "/tf_static":
             where.add_message(message)
         else:
@@ -190,20 +229,20 @@ def test_bag_places_every_sensor_and_its_motion(bag):
         linear = now[:3, :3].T @ (after - before)[:3, 3] / 0.02
         assert linear[:2] == pytest.approx([twists[stamp].linear.x, twists[stamp].linear.y], abs=0.05)
     for prefix, camera in (("", rig.rgb), ("/depth", rig.depth), ("/events", rig.event)):
-        _, _, message = next(read_bag(bag, [f"{prefix}/camera_info"]))
+        _, _, message = next(read_bag(bag_folder, [f"{prefix}/camera_info"]))
         assert Camera.from_info(message) == camera
 
 
-def test_bag_is_the_same_for_any_number_of_processes(bag, tmp_path):
+def test_bag_is_the_same_for_any_number_of_processes(bag_folder, tmp_path):
     other = tmp_path / "bag"
     arguments = ["--out", str(other), "--format", "bag", "--size", str(SIZE), "--seed", "4", "--weather", "cloud"]
     assert synthesize.main([*arguments, "--frames", "11", "--jobs", "2"]) == 0
-    assert (other / "bag.mcap").read_bytes() == (bag / "bag.mcap").read_bytes()
+    assert (other / "bag.mcap").read_bytes() == (bag_folder / "bag.mcap").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["bag"]
 
 
-def test_an_existing_bag_is_not_overwritten(bag, capsys):
-    before = files(bag)
-    assert synthesize.main(["--out", str(bag), "--format", "bag", "--size", str(SIZE), "--duration", "0.2"]) == 2
+def test_an_existing_bag_is_not_overwritten(bag_folder, capsys):
+    before = files(bag_folder)
+    assert synthesize.main(["--out", str(bag_folder), "--format", "bag", "--size", str(SIZE), "--duration", "0.2"]) == 2
     assert "exists already" in capsys.readouterr().err
-    assert files(bag) == before
+    assert files(bag_folder) == before

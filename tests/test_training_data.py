@@ -11,10 +11,17 @@ import torch
 from deliver_tree import paint, write_frame, write_tree
 from PIL import Image
 
-from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES, Encoding
+from mss_perception import messages
+from mss_perception.camera import Camera
+from mss_perception.lidar import LidarLane
+from mss_perception.projection import Motion
 from training.datasets.deliver import Deliver, recording_card
+from training.datasets.memory import memory_bytes
 from training.datasets.sample import DatasetError, Sample
-from training.transforms import Augment, augment, collate, draw_present, normalise
+from training.recipes import RecipeError, find_recipe, override
+from training.train import check_augmentation
+from training.transforms import Augment, augment, collate, draw_present, normalise, without_intensity
 
 PLAIN = Augment(colour_jitter=0, flip=0, blur=0)
 
@@ -74,7 +81,7 @@ def test_low_resolution_events_are_resized_nearest(tmp_path):
 
 
 def test_encodings_of_recordings_and_of_the_public_data(tree, tmp_path):
-    assert Deliver(tree, "val").encodings == DEFAULT_ENCODINGS
+    assert Deliver(tree, "val").encodings == {name: DEFAULT_ENCODINGS[name] for name in DELIVER_MODALITIES}
     assert Deliver(tree.parent, "val").root == tree  # the folder above is accepted
     assert recording_card(tree) == {"seed": 0}
     public = write_tree(tmp_path / "public", {"val": 1}, recorded=False)
@@ -129,7 +136,7 @@ def coordinate_sample(height: int, width: int) -> Sample:
     """Every modality and the labels carry the pixel's own position: (row, column) in their values."""
     rows, columns = np.mgrid[:height, :width]
     grid = np.stack([rows, columns, np.full_like(rows, 200)], -1).astype(np.uint8)
-    return Sample("grid", dict.fromkeys(MODALITIES, grid), (rows // 2 + columns // 2).astype(np.uint8))
+    return Sample("grid", dict.fromkeys(DELIVER_MODALITIES, grid), (rows // 2 + columns // 2).astype(np.uint8))
 
 
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (0.4, 0.9), (1.1, 2.0), (0.3, 3.0)])
@@ -165,7 +172,7 @@ def test_flip_mirrors_and_identity_keeps():
     sample = coordinate_sample(64, 64)
     same = augment(sample, 64, (1.0, 1.0), PLAIN, np.random.default_rng(0))
     mirrored = augment(sample, 64, (1.0, 1.0), Augment(colour_jitter=0, blur=0, flip=1), np.random.default_rng(0))
-    for name in MODALITIES:
+    for name in DELIVER_MODALITIES:
         np.testing.assert_array_equal(same.images[name], sample.images[name])
         np.testing.assert_array_equal(mirrored.images[name], sample.images[name][:, ::-1])
     np.testing.assert_array_equal(mirrored.labels, sample.labels[:, ::-1])
@@ -181,12 +188,63 @@ def test_appearance_changes_rgb_alone_and_never_the_source():
         np.testing.assert_array_equal(out.images[name], before)
 
 
+def test_dropped_intensity_is_what_the_lane_makes_of_a_cloud_without_one():
+    rng = np.random.default_rng(0)
+    xyz = (rng.uniform((-20, -5, 2), (20, 2, 60), (4000, 3))).astype(np.float32)
+    camera = Camera(64, 64, np.array([[40.0, 0, 32], [0, 40, 32], [0, 0, 1]]))
+    lane = LidarLane(DEFAULT_ENCODINGS["lidar"], camera, 64, 64)
+    images = []
+    for fields in ({"intensity": rng.uniform(0.1, 1, 4000).astype(np.float32)}, {}):
+        fields |= dict(zip("xyz", xyz.T.copy(), strict=True))
+        cloud = messages.encode_cloud(messages.bag_types(), fields, 1, "lidar")
+        images.append(lane(messages.decode_cloud(cloud), Motion.fixed(np.eye(4))).image)
+    measured, without = images
+    assert measured[:, :, 1].max() > 200 and 0.1 < measured.any(-1).mean() < 0.9
+    np.testing.assert_array_equal(without_intensity(measured), without)
+    sample = Sample("x", {"lidar": measured, "depth": measured}, np.zeros((64, 64), np.uint8))
+    before = measured.copy()
+    seen = [augment(sample, 64, (1.0, 1.0), Augment(flip=0, drop_intensity=0.3), np.random.default_rng(seed)).images
+            for seed in range(200)]
+    dropped = [np.array_equal(one["lidar"], without) for one in seen]
+    assert all(drop or np.array_equal(one["lidar"], measured) for drop, one in zip(dropped, seen, strict=True))
+    assert 0.2 < np.mean(dropped) < 0.4
+    assert all(np.array_equal(one["depth"], measured) for one in seen) and np.array_equal(measured, before)
+
+
+def test_no_intensity_is_dropped_where_the_encoding_has_none(tree, tmp_path):
+    train_set = Deliver(tree, "train")
+    recipe = override(find_recipe("debug"), ["augment.drop_intensity=0.5"])
+    check_augmentation(recipe, train_set)
+    train_set.encodings["lidar"] = Encoding("lidar", "deliver_lidar")
+    with pytest.raises(RecipeError, match="drop_intensity=0.5, but lidar is encoded as 'deliver_lidar'"):
+        check_augmentation(recipe, train_set)
+
+
+@pytest.mark.parametrize("group, files, limit", [
+    ("0::/", {"memory.max": "1000000"}, 1_000_000), ("0::/", {"memory.max": "max"}, None),
+    ("0::/user/app", {"user/app/memory.max": "max", "user/memory.max": "5000", "memory.max": "max"}, 5000),
+    ("0::/hosts/path", {"memory.max": "7000"}, 7000),  # in a container: its own group is the root
+    ("9:name=systemd:/\n4:cpu,memory:/box", {"memory/box/memory.limit_in_bytes": "9000",
+                                             "memory/memory.limit_in_bytes": "9223372036854771712"}, 9000),
+    ("4:cpu:/box", {"box/memory.max": "1"}, None), ("", {}, None)])
+def test_memory_is_that_of_the_control_group(tmp_path, group, files, limit):
+    whole = memory_bytes(tmp_path / "no such system")
+    assert whole > 1e8
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text(group + "\n")
+    for name, text in files.items():
+        (tmp_path / "sys/fs/cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sys/fs/cgroup" / name).write_text(text + "\n")
+    assert memory_bytes(tmp_path) == (limit or whole)
+    assert 0 < memory_bytes() <= whole
+
+
 def test_collate_and_normalise():
     sample = coordinate_sample(8, 12)
     images, labels = collate([sample, sample])
     assert labels.shape == (2, 8, 12) and labels.dtype == torch.int64
     network = normalise(images, DEFAULT_ENCODINGS)
-    for name in MODALITIES:
+    for name in DELIVER_MODALITIES:
         encoding = DEFAULT_ENCODINGS[name]
         expected = (sample.images[name] / 255 - encoding.mean) / encoding.std
         assert network[name].shape == (2, 3, 8, 12) and network[name].dtype == torch.float32
@@ -195,14 +253,14 @@ def test_collate_and_normalise():
 
 def test_modality_dropout():
     rng = np.random.default_rng(0)
-    rows = torch.stack(list(draw_present("sample", 30000, MODALITIES, rng).values()), 1).numpy()
+    rows = torch.stack(list(draw_present("sample", 30000, DELIVER_MODALITIES, rng).values()), 1).numpy()
     sizes = np.bincount(rows.sum(1), minlength=5) / len(rows)
     np.testing.assert_allclose(sizes, [0, 0.25, 0.25, 0.25, 0.25], atol=0.02)  # n ~ U{1..4}
     codes = np.bincount(rows @ [1, 2, 4, 8], minlength=16) / len(rows)
     expected = [0] + [0.25 / [4, 6, 4, 1][bin(code).count("1") - 1] for code in range(1, 16)]
     np.testing.assert_allclose(codes, expected, atol=0.02)  # and every subset of n alike
-    whole = [torch.stack(list(draw_present("batch", 4, MODALITIES, rng).values()), 1) for _ in range(50)]
+    whole = [torch.stack(list(draw_present("batch", 4, DELIVER_MODALITIES, rng).values()), 1) for _ in range(50)]
     assert all((one == one[0]).all() and one.any() for one in whole) and len({str(one) for one in whole}) > 5
-    assert all(mask.all() for mask in draw_present("none", 4, MODALITIES, rng).values())
+    assert all(mask.all() for mask in draw_present("none", 4, DELIVER_MODALITIES, rng).values())
     with pytest.raises(ValueError, match="'often' is unknown; choose from none, sample, batch"):
-        draw_present("often", 4, MODALITIES, rng)
+        draw_present("often", 4, DELIVER_MODALITIES, rng)

@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import resource
+import shutil
 import signal
 
 import numpy as np
@@ -75,6 +76,10 @@ def test_settings():
     ("lr", "not of the form key=value"),
     ("loss=dice", "loss='dice'; choose from system, ce"),
     ("phases.0.crop=8", "needs share > 0, crop >= 32"),
+    ("ema=1", "ema=1.0 must lie in 0..0.999999"),
+    ("lr=nan", "lr=nan must lie in"),
+    ("augment.drop_intensity=2", "drop_intensity=2.0 must lie in 0..1"),
+    ("augment.nearest=[sonar]", "['sonar'] are unknown"),
     ("phases=[{corp: 64}]", "no field 'corp' in Phase; did you mean 'crop'?"),
 ])
 def test_bad_settings_say_what_was_meant(setting, message):
@@ -118,6 +123,31 @@ def test_resumed_training_equals_uninterrupted(tree, tmp_path):
     state.write_bytes(state.read_bytes()[:1000])
     with pytest.raises(TrainingError, match=r"state.pt is damaged"):
         train(recipe, tree, tmp_path / "parts", resume=True)
+
+
+def test_resuming_on_other_data_is_refused(tree, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tree, data)
+    train(DEBUG, data, tmp_path / "run", stop_at=1)
+    moved = data.rename(tmp_path / "moved")
+    train(DEBUG, moved, tmp_path / "run", resume=True, stop_at=2)  # the same data elsewhere
+    frame = Deliver(moved, "train").frames[0]
+    frame.labels.write_bytes(frame.labels.read_bytes() + b"another picture")
+    with pytest.raises(TrainingError, match=r"trained on other data: train was 8 frames .* and is 8 frames"):
+        train(DEBUG, moved, tmp_path / "run", resume=True)
+    shutil.rmtree(moved / "img/sun/val")
+    with pytest.raises(TrainingError, match=r"val was 2 frames .* and is 2 frames"):  # evenly spread over fewer
+        train(DEBUG, moved, tmp_path / "run", resume=True)
+
+
+def test_a_killed_runs_log_is_cut_back(tree, tmp_path):
+    recipe = dataclasses.replace(DEBUG, ema=0.0)
+    train(recipe, tree, tmp_path / "run", stop_at=2)
+    with open(tmp_path / "run/log.jsonl", "a") as log:  # as a kill after the second evaluation leaves it
+        log.write('{"iteration": 3, "loss": 9}\n{"iterat')
+    train(recipe, tree, tmp_path / "run", resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [one["iteration"] for one in lines] == [1, 2, 3, 4] and all("lr" in one for one in lines)
 
 
 def test_batches_follow_from_seed_and_iteration(tree):
@@ -203,7 +233,7 @@ def test_checkpoint_card_and_init(tree, tmp_path, capsys):
     assert set(saved.card["val_miou_present"]) == {"rgb", "depth", "event", "lidar", "rgb+depth+event+lidar"}
     init = ["--init", str(tmp_path / "a/last.safetensors"), "--data", str(tree)]
     assert training.main(["debug", *init, "--out", str(tmp_path / "b")]) == 0
-    assert training.main(["debug", *init, "--out", str(tmp_path / "c"), "--set", "head_width=64"]) == 1
+    assert training.main(["debug", *init, "--out", str(tmp_path / "c"), "--set", "head_width=64"]) == 2
     assert "--init" in (message := capsys.readouterr().err) and "its architecture is" in message
 
 
@@ -211,11 +241,38 @@ def test_checkpoint_card_and_init(tree, tmp_path, capsys):
     (["nothing"], "no recipe 'nothing'"),
     (["debug", "--set", "backbone=B9"], "recipe debug: .*B9"),
     (["debug", "--set", "modalities=[rgb, sonar]"], "sonar"),
+    (["debug", "--set", "eval_frames=0"], "eval_frames=0 must lie in 1"),
+    (["debug", "--set", "phases.0.batch=0"], "batch >= 1"),
     (["debug", "--resume"], "no state to resume"),
+    (["debug", "--device", "cuda:99"], "device 'cuda:99' is not there"),
+    (["debug", "--device", "meta"], "device 'meta' is unknown"),
+    (["debug", "--speed", "9"], "unrecognized arguments: --speed 9"),
 ])
 def test_command_line_errors(tree, tmp_path, capsys, arguments, message):
-    assert training.main([*arguments, "--data", str(tree), "--out", str(tmp_path / "run")]) == 1
-    assert re.search("error: .*" + message, capsys.readouterr().err)
+    check_one_line(training.main, [*arguments, "--data", str(tree), "--out", str(tmp_path / "run")], message, capsys)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--device", "cuda:99"], "device 'cuda:99' is not there"), (["--precision", "int4"], "int4.*bf16"),
+    (["--limit", "0"], "--limit: 0 must be at least 1"), (["--batch-size", "0"], "--batch-size: 0 must be at least 1"),
+    (["--limit", "few"], "--limit: .*'few'"), (["--protocol", "guess"], "guess.*any-modal"),
+    (["--data", "nowhere"], "nowhere: no DELIVER tree here"), (["--checkpoint", "x"], "unrecognized arguments"),
+])
+def test_evaluation_command_line_errors(tree, tmp_path, capsys, arguments, message):
+    network = tmp_path / "net.safetensors"
+    data = Deliver(tree, "test")
+    checkpoints.save(network, training.make_model(DEBUG, 25), data.labels, data.encodings, {}, image_size=(64, 64))
+    fixed = [str(network), "--data", str(tree), "--out", str(tmp_path / "out")]
+    check_one_line(evaluation.main, [*fixed, *arguments], message, capsys)
+
+
+def check_one_line(main, arguments, message, capsys):
+    try:
+        status = main(arguments)
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    shown = capsys.readouterr().err
+    assert status == 2 and re.search("^error: .*" + message, shown) and shown.count("\n") == 1
 
 
 # --- protocols and evaluation ----------------------------------------------------------------------------------------
@@ -304,7 +361,7 @@ def test_evaluate_end_to_end(tree, tmp_path, capsys):
     other = write_tree(tmp_path / "other", {"train": 1, "test": 1})
     (other / "encodings.json").write_text(json.dumps(encodings))
     arguments[2] = str(other)
-    assert evaluation.main(arguments) == 1
+    assert evaluation.main(arguments) == 2
     assert "modality event: the checkpoint learned" in capsys.readouterr().err
 
 

@@ -5,7 +5,6 @@ Leaves metrics.json (every figure), table.md and a self-contained report.html in
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import sys
@@ -15,7 +14,8 @@ from tqdm import tqdm
 
 from mss_models import checkpoint as checkpoints
 from mss_models.checkpoint import CheckpointError
-from mss_models.runtime import TorchRuntime, open_runtime
+from mss_models.runtime import PRECISIONS, OptionError, TorchRuntime, open_runtime
+from training.commands import Parser, at_least
 from training.datasets.deliver import CASES, NORMAL, SPLITS, WEATHERS, Deliver, recording_card
 from training.datasets.sample import DatasetError
 from training.files import write_atomically
@@ -94,19 +94,19 @@ def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Returns the exit status; 2 and one line on stderr for what the user can mend."""
+    parser = Parser(prog="python -m training.evaluate", description=__doc__.split("\n\n")[0])
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--data", type=Path, required=True, help="a DELIVER tree")
     parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["any-modal"])
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--limit", type=int, help="score so many frames, evenly spread over the split")
+    parser.add_argument("--limit", type=at_least(1), help="score so many frames, evenly spread over the split")
     parser.add_argument("--ship", type=Path, metavar="FILE",
                         help="write the checkpoint here with these scores in its card")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=at_least(1), default=8)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, bf16, fp16")
+    parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     args = parser.parse_args(arguments)
     try:
         runtime = open_runtime(args.checkpoint, device=args.device, precision=args.precision)
@@ -125,9 +125,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; nothing was written", file=sys.stderr)
         return 130
-    except (DatasetError, CheckpointError, OSError) as error:
+    except (DatasetError, CheckpointError, OptionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(table)
     print(f"report: {args.out / 'report.html'}")
     return 0

@@ -9,12 +9,20 @@ from dataclasses import dataclass
 
 import yaml
 
-from mss_models.modality import canonical_order
+from mss_models.modality import MODALITIES, canonical_order
 from training.transforms import DROPOUT_KINDS, Augment
 
 
 class RecipeError(ValueError):
     """A recipe or one of its fields is unknown or has an impossible value. The message says what was meant."""
+
+
+RANGES = {"head_width": (1, 1 << 16), "drop_path": (0, 0.99), "class_balance": (0, 10), "label_smoothing": (0, 0.99),
+          "iterations": (1, 1 << 40), "lr": (0, 1e30), "weight_decay": (0, 1e30), "warmup": (0, 0.99),
+          "lr_tail": (0, 1e30), "grad_clip": (0, 1e30), "ema": (0, 0.999999), "seed": (0, 1 << 62),
+          "eval_every": (1, 1 << 40), "eval_frames": (1, 1 << 40)}
+AUGMENT_RANGES = dict.fromkeys(("colour_jitter", "flip", "blur", "jitter_strength", "darken", "drop_intensity"), (0, 1))
+"""Of a recipe's and its augment's numbers, both ends included."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +77,14 @@ class Recipe:
                                "precision": ("fp32", "bf16")}.items():
             if getattr(self, field) not in choices:
                 raise RecipeError(f"{field}={getattr(self, field)!r}; choose from {', '.join(choices)}")
-        if self.iterations < 1 or self.eval_every < 1 or not self.phases:
-            raise RecipeError("iterations, eval_every and the number of phases must be at least 1")
-        if not 0 <= self.warmup < 1 or not 0 <= self.ema < 1:
-            raise RecipeError(f"warmup={self.warmup} and ema={self.ema} must lie in [0, 1)")
+        if not self.phases:
+            raise RecipeError("phases is empty; at least one is needed")
+        for node, ranges in ((self, RANGES), (self.augment, AUGMENT_RANGES)):
+            for field, (low, high) in ranges.items():
+                if not low <= getattr(node, field) <= high:  # NaN too
+                    raise RecipeError(f"{field}={getattr(node, field)} must lie in {low:g}..{high:g}")
+        if unknown := set(self.augment.nearest) - set(MODALITIES):
+            raise RecipeError(f"augment.nearest: {sorted(unknown)} are unknown; known: {', '.join(MODALITIES)}")
         for phase in self.phases:
             if phase.share <= 0 or phase.crop < 32 or phase.batch < 1 or not 0 < phase.scale[0] <= phase.scale[1]:
                 raise RecipeError(f"{phase}: needs share > 0, crop >= 32, batch >= 1, 0 < scale low <= high")

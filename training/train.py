@@ -6,13 +6,10 @@ A batch is a function of the seed and the iteration alone, so a resumed training
 
 from __future__ import annotations
 
-import argparse
 import copy
 import functools
-import io
 import json
 import math
-import pickle
 import shlex
 import signal
 import sys
@@ -28,34 +25,38 @@ from tqdm import tqdm
 
 from mss_models import checkpoint as checkpoints
 from mss_models.modality import ModalityError
-from mss_models.runtime import open_runtime
+from mss_models.runtime import OptionError, choose_device, open_runtime
 from mss_models.system import System, create
+from training.commands import Parser
 from training.datasets.deliver import Deliver, recording_card
 from training.datasets.sample import DatasetError
-from training.files import write_atomically
 from training.protocols import key, merge, score_subsets, singles_and_all
 from training.recipes import Recipe, RecipeError, find_recipe, override, to_dict
-from training.transforms import augment, collate, draw_present, normalise
-
-
-class TrainingError(RuntimeError):
-    """A training cannot start, go on or be resumed. The message says why and what would help."""
+from training.run_folder import TrainingError, begin, load_state, save_state
+from training.transforms import INTENSITY, augment, collate, draw_present, normalise
 
 
 def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: Path | None = None,
-          device: str = "cpu", command: str = "", stop_at: int | None = None) -> dict:
+          device: str = "auto", command: str = "", stop_at: int | None = None) -> dict:
     """Trains `recipe` on the DELIVER tree `data` and leaves the results in `out`; returns the last scores.
 
     resume: go on from out/state.pt. init: start from another checkpoint's weights (same architecture and labels).
     stop_at: leave, resumably, after that many iterations. Ctrl-C and SIGTERM do the same after the iteration at hand.
 
-    Raises TrainingError (non-finite loss, a run folder that does not fit), DatasetError, RecipeError.
+    Raises TrainingError (non-finite loss, a run folder that does not fit), DatasetError, RecipeError, and OptionError
+    for a device that is not there.
     """
-    state = _open_run(recipe, out, resume)
+    device = choose_device(device)
     torch.manual_seed(recipe.seed)
     train_set = Deliver(data, "train", recipe.modalities, cache="auto")
     val_set = Deliver(data, "val", recipe.modalities, limit=recipe.eval_frames, cache="auto")
+    check_augmentation(recipe, train_set)
     model = make_model(recipe, len(train_set.labels))
+    data_card = describe_data(train_set, val_set)
+    if resume:
+        state = load_state(recipe, data_card, out)
+    else:
+        begin(recipe, out)
     if init is not None:
         _start_from(model, init, train_set)
     model.to(device).train()
@@ -65,22 +66,20 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
         train_set.preload(progress=lambda frames, total: tqdm(frames, "reading", total, unit="frame", leave=False))
     weights = class_weights(train_set, recipe.class_balance).to(device) if recipe.loss == "ce" else None
     start, best, scores = 0, -1.0, {}
-    if state is not None:
+    if resume:
         start, best, scores = state["iteration"], state["best"], state["scores"]
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
         torch.set_rng_state(state["torch_rng"])
-        if device.startswith("cuda"):
-            torch.cuda.set_rng_state(state["cuda_rng"])
+        if device.type == "cuda" and state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"], device)
 
-    def save_state(iteration: int) -> None:
-        buffer = io.BytesIO()  # torch.save to a full disk would raise an error that does not say so
-        torch.save({"iteration": iteration, "best": best, "scores": scores, "model": model.state_dict(),
-                    "average": average.state_dict(), "optimiser": optimiser.state_dict(),
+    def save(iteration: int) -> None:
+        save_state({"iteration": iteration, "best": best, "scores": scores, "data": data_card,
+                    "model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
                     "torch_rng": torch.get_rng_state(),
-                    "cuda_rng": torch.cuda.get_rng_state() if device.startswith("cuda") else None}, buffer)
-        write_atomically(out / "state.pt", buffer.getbuffer())
+                    "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}, out)
 
     def save_checkpoint(name: str, iteration: int) -> None:
         card = {"command": command, "recipe": to_dict(recipe), "iterations": iteration, "frames": len(train_set),
@@ -91,7 +90,7 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
         except OSError as error:  # disk full: the message must name the file
             raise OSError(error.errno, error.strerror, str(out / name)) from error
 
-    end = min(recipe.iterations, stop_at or recipe.iterations)
+    done, end = start, min(recipe.iterations, stop_at or recipe.iterations)
     with (_StopSignals() as stop, open(out / "log.jsonl", "a") as log,
           tqdm(total=recipe.iterations, initial=start, unit="it", desc=recipe.name, dynamic_ncols=True) as bar):
         for iteration, names, batch in prefetch(train_set, recipe, start, end):
@@ -113,20 +112,20 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
                     best = mean
                     save_checkpoint("best.safetensors", done)
                 save_checkpoint("last.safetensors", done)
-                save_state(done)
+                save(done)
             print(json.dumps(record), file=log, flush=True)
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}" + "".join(f" {name} {value:.1f}" for name, value in scores.items()))
             if stop.requested or done == end:
-                save_state(done)
+                save(done)
                 break
-        if stop.requested:
+        if stop.requested and done < end:
             raise KeyboardInterrupt(f"stopped after iteration {done}; go on with --resume")
     return scores
 
 
 def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: Recipe, encodings: dict,
-         weights: torch.Tensor | None, lr: float, device: str) -> tuple[float, dict[str, float]]:
+         weights: torch.Tensor | None, lr: float, device: torch.device) -> tuple[float, dict[str, float]]:
     """One iteration on a batch (uint8 images, present, labels). Returns the loss and what to log.
 
     A non-finite loss changes no parameter.
@@ -134,7 +133,7 @@ def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: R
     images = normalise({name: image.to(device) for name, image in batch["images"].items()}, encodings)
     present = {name: mask.to(device) for name, mask in batch["present"].items()}
     labels = batch["labels"].to(device)
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+    with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         if recipe.loss == "system":
             loss, logs = model.loss({"images": images, "present": present, "labels": labels})
         else:
@@ -208,12 +207,18 @@ def make_optimiser(model: System, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
 
 
-def evaluate(model: System, train_set: Deliver, val_set: Deliver, recipe: Recipe, device: str) -> dict[str, float]:
+def evaluate(model: System, train_set: Deliver, val_set: Deliver, recipe: Recipe,
+             device: torch.device) -> dict[str, float]:
     """mIoU (percent, classes present) on the val frames: each modality alone, and all together."""
     whole = checkpoints.Checkpoint(model, train_set.labels, train_set.encodings, image_size(val_set), {}, "")
     subsets = singles_and_all(recipe.modalities)
-    groups = score_subsets(open_runtime(whole, device=device), val_set, subsets)
+    groups = score_subsets(open_runtime(whole, device=str(device)), val_set, subsets)
     return {key(subset): round(100 * confusion.miou_present, 2) for subset, confusion in merge(groups).items()}
+
+
+def describe_data(*datasets: Deliver) -> dict[str, str]:
+    """Per split how many frames there are and their fingerprint: whether two trainings see the same data."""
+    return {one.split: f"{len(one)} frames with fingerprint {one.fingerprint()}" for one in datasets}
 
 
 def image_size(dataset: Deliver) -> tuple[int, int]:
@@ -248,27 +253,13 @@ def _start_from(model: System, path: Path, dataset: Deliver) -> None:
     model.load_state_dict(given.model.state_dict())
 
 
-def _open_run(recipe: Recipe, out: Path, resume: bool) -> dict | None:
-    """Checks the run folder, writes recipe.json, and returns the state to resume from, or None for a fresh start."""
-    state, saved = out / "state.pt", out / "recipe.json"
-    wanted = json.loads(json.dumps(to_dict(recipe)))
-    if not resume:
-        if state.exists() or (out / "last.safetensors").exists():
-            raise TrainingError(f"{out} holds a run already; go on with --resume, or choose another --out")
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "log.jsonl").unlink(missing_ok=True)
-        write_atomically(saved, json.dumps(wanted, indent=1) + "\n")
-        return None
-    if not state.is_file() or not saved.is_file():
-        raise TrainingError(f"{out} holds no state to resume: state.pt or recipe.json is missing")
-    given = json.loads(saved.read_text())
-    if changed := [name for name in wanted if given.get(name) != wanted[name]]:
-        raise TrainingError(f"{out} was made with another recipe: " + "; ".join(
-            f"{name} was {given.get(name)}, not {wanted[name]}" for name in changed))
-    try:
-        return torch.load(state, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise TrainingError(f"{state} is damaged ({error}); start again in another --out") from error
+def check_augmentation(recipe: Recipe, dataset: Deliver) -> None:
+    """Raises RecipeError where an augmentation takes the images for something that they are not."""
+    if recipe.augment.drop_intensity:
+        for name, one in dataset.encodings.items():
+            if name in INTENSITY and one.name != INTENSITY[name]:
+                raise RecipeError(f"augment.drop_intensity={recipe.augment.drop_intensity}, but {name} is encoded as "
+                                  f"{one.name!r}, which has no intensity of its own; set it to 0")
 
 
 class _StopSignals:
@@ -289,8 +280,8 @@ class _StopSignals:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__.split("\n\n")[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    """Returns the exit status; 2 and one line on stderr for what the user can mend."""
+    parser = Parser(prog="python -m training.train", description=__doc__.split("\n\n")[0])
     parser.add_argument("recipe", help="a name from training/recipes.py")
     parser.add_argument("--data", type=Path, required=True, help="a DELIVER tree")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
@@ -298,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
                         help="change the recipe, e.g. lr=1e-4 augment.flip=0 phases.0.batch=4")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--init", type=Path, help="start from the weights of this checkpoint")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     args = parser.parse_args(arguments)
     command = "python -m training.train " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -308,9 +299,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped or 'interrupted'}", file=sys.stderr)
         return 130
-    except (TrainingError, RecipeError, DatasetError, ModalityError, checkpoints.CheckpointError, OSError) as error:
+    except (TrainingError, RecipeError, DatasetError, ModalityError, OptionError, checkpoints.CheckpointError,
+            OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print("val mIoU (classes present): " + ", ".join(f"{name} {value:.1f}" for name, value in scores.items()))
     print(f"checkpoints: {args.out / 'best.safetensors'}, {args.out / 'last.safetensors'}")
     return 0

@@ -1,7 +1,8 @@
 """Augmentation of samples on uint8 arrays, collation into batches, and modality dropout.
 
 Geometry (flip, scale, crop) is drawn once per sample and done to every modality and the labels alike; appearance
-(colour, blur, darkness) concerns rgb only. All randomness comes from the generator that is passed in.
+(colour, blur, darkness) concerns rgb only, a missing intensity lidar and radar. All randomness comes from the generator
+that is passed in.
 """
 
 from __future__ import annotations
@@ -13,16 +14,20 @@ import cv2
 import numpy as np
 import torch
 
-from mss_models.modality import Encoding
+from mss_models.modality import NO_INTENSITY, Encoding
 from training.datasets.sample import Sample
 
 IGNORE = 255
+INTENSITY = {"lidar": "range_intensity_height", "radar": "range_intensity_doppler"}
+"""The encodings whose second channel is the intensity."""
 
 
 @dataclass(frozen=True)
 class Augment:
     """Which augmentations, with their probabilities. The first four defaults are CMNeXt's (DELIVER recipe).
 
+    `drop_intensity`: the intensities of lidar and of radar look as if the sensor sent none. Drivers disagree on the
+    scale (0..1, 0..255, ...) and some send nothing; a network that has always seen them relies on them.
     `nearest`: modalities resampled by nearest neighbour, because a mixture of two measurements, or of one with
     "nothing here", is no measurement. The published recipes resample all images bilinearly: nearest = ().
     """
@@ -32,6 +37,7 @@ class Augment:
     blur: float = 0.2
     jitter_strength: float = 0.5
     darken: float = 0.0  # gamma and gain of a dark scene, with the noise that then shows
+    drop_intensity: float = 0.0
     nearest: tuple[str, ...] = ("depth", "event", "lidar")
 
 
@@ -41,6 +47,9 @@ def augment(sample: Sample, crop: int, scale: tuple[float, float], options: Augm
     images, labels = dict(sample.images), sample.labels
     if "rgb" in images:
         images["rgb"] = augment_colour(images["rgb"], options, rng)
+    for name in INTENSITY:
+        if name in images and options.drop_intensity and rng.random() < options.drop_intensity:
+            images[name] = without_intensity(images[name])
     flip = rng.random() < options.flip
     factor = rng.uniform(*scale)
     height, width = labels.shape
@@ -81,6 +90,13 @@ def augment_colour(image: np.ndarray, options: Augment, rng: np.random.Generator
         image = np.clip(dark + noise * rng.standard_normal(dark.shape, np.float32), 0, 255).astype(np.uint8)
     if rng.random() < options.blur:
         image = cv2.GaussianBlur(image, (3, 3), 0)
+    return image
+
+
+def without_intensity(image: np.ndarray) -> np.ndarray:
+    """An image of one of INTENSITY's encodings, uint8 (H, W, 3), as the lane makes it of a cloud without that field."""
+    image = image.copy()
+    image[:, :, 1] = np.where(image[:, :, 0] > 0, NO_INTENSITY, 0)  # the range is at least 1 where something is
     return image
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from mss_models.checkpoint import Checkpoint, load
-from mss_models.runtime.torch import Result, TorchRuntime
+from mss_models.runtime.torch import PRECISIONS, OptionError, Result, TorchRuntime, choose_device
 
-__all__ = ["BACKENDS", "Result", "TorchRuntime", "open_runtime"]
+__all__ = ["BACKENDS", "PRECISIONS", "OptionError", "Result", "TorchRuntime", "choose_device", "open_runtime"]
 
 BACKENDS: dict[str, type[TorchRuntime]] = {
     "torch": TorchRuntime,
@@ -21,10 +21,10 @@ def open_runtime(checkpoint: Checkpoint | str | Path, backend: str = "torch", de
     device: 'auto' (the first GPU, else the CPU), 'cpu', 'cuda', 'cuda:1', ...
     precision: 'fp32', 'bf16', 'fp16', or 'auto': fp16 on cuda, bf16 on a CPU with AMX, else fp32.
     threads: CPU threads of the whole process's torch; None or 0 leaves torch's choice.
-    Raises ValueError naming what is unknown or not there, CheckpointError for a bad file.
+    Raises OptionError naming what is unknown or not there, CheckpointError for a bad file.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"backend {backend!r} is unknown; known: {', '.join(BACKENDS)}")
+        raise OptionError(f"backend {backend!r} is unknown; known: {', '.join(BACKENDS)}")
     if not isinstance(checkpoint, Checkpoint):
         checkpoint = load(checkpoint)
     return BACKENDS[backend](checkpoint, device, precision, threads)

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mss_models.checkpoint import Checkpoint
-from mss_models.heads.segformer import resize
+from mss_models.runtime.readout import read_out
 from mss_models.system import InputError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OptionError(ValueError):
+    """A backend, device or precision is unknown or not there. The message names it and what is right."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,9 @@ class TorchRuntime:
         # A copy: the caller's checkpoint keeps its own device and precision.
         self._model = copy.deepcopy(checkpoint.model).eval().requires_grad_(False).to(
             self.device, self._dtype, memory_format=torch.channels_last)
+        for name, norm in checkpoint.model.named_modules():
+            if isinstance(norm, nn.BatchNorm2d):  # its statistics may exceed float16's range or bfloat16's 3 digits
+                self._model.get_submodule(name).float().load_state_dict(norm.state_dict())
         # (value / 255 - mean) / std = value * scale + shift
         self._scale, self._shift = {}, {}
         for name in self.modalities:
@@ -74,7 +81,8 @@ class TorchRuntime:
             raise InputError("no modality is present; one is needed")
         tensors = {name: self._normalised(name, image) for name, image in images.items() if bool(masks[name].any())}
         logits = self._model(tensors, masks)
-        return self._read(logits if output_size is None else resize(logits, output_size))
+        labels, confidence = read_out(logits, output_size or logits.shape[-2:])
+        return Result(labels.cpu().numpy(), confidence.cpu().numpy())
 
     def warmup(self, height: int, width: int) -> None:
         """Run every number of modalities once at this image size, so that the first frame is not slow."""
@@ -92,26 +100,19 @@ class TorchRuntime:
         tensor = torch.from_numpy(image).to(self.device).permute(0, 3, 1, 2)
         return (tensor * self._scale[name] + self._shift[name]).to(self._dtype)
 
-    @staticmethod
-    def _read(logits: Tensor) -> Result:
-        """Logits (B, K, H, W) float32 -> labels and their soft-max probability."""
-        pixels = logits.permute(0, 2, 3, 1)  # (B, H, W, K), contiguous where the network is channels-last
-        best, labels = pixels.max(dim=-1)  # (B, H, W)
-        probability = 1 / (pixels - best.unsqueeze(-1)).exp_().sum(dim=-1)
-        confidence = (probability * 255).round_().to(torch.uint8)
-        return Result(labels.to(torch.uint8).cpu().numpy(), confidence.cpu().numpy())
-
 
 def choose_device(device: str) -> torch.device:
-    """'auto' -> the first GPU, else the CPU. Raises ValueError when the device is unknown or not there."""
+    """'auto' -> the first GPU, else the CPU. Raises OptionError when the device is unknown or not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown; 'auto', 'cpu' or 'cuda' (cuda:1, ...) is right") from error
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in ("cpu", "cuda"):
+        raise OptionError(f"device {device!r} is unknown; 'auto', 'cpu' or 'cuda' (cuda:1, ...) is right")
     if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
-        raise ValueError(f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} "
+        raise OptionError(f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} "
                          "CUDA devices; use 'cpu', or install a CUDA build of torch and the driver")
     return chosen
 
@@ -123,7 +124,7 @@ def choose_precision(precision: str, device: torch.device) -> str:
             return "fp16"
         return "bf16" if device.type == "cpu" and cpu_has_amx() else "fp32"
     if precision not in PRECISIONS:
-        raise ValueError(f"precision {precision!r} is unknown; 'auto', {', '.join(map(repr, PRECISIONS))} are right")
+        raise OptionError(f"precision {precision!r} is unknown; 'auto', {', '.join(map(repr, PRECISIONS))} are right")
     return precision
 
 

@@ -10,8 +10,8 @@ Layout and conversions as in jamycheung/DELIVER, semseg/datasets/deliver.py. Our
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,8 @@ import cv2
 import numpy as np
 
 from mss_models.labels import LABEL_SETS
-from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES, Encoding, canonical_order
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES, Encoding, canonical_order
+from training.datasets.memory import memory_bytes
 from training.datasets.sample import DatasetError, Sample, read_png, three_channels
 
 SPLITS = ("train", "val", "test")
@@ -58,7 +59,7 @@ class Deliver:
     depth_encoding: 'hha' or 'metric', the folder that modality `depth` is read from; None: what `encodings.json`
     names, else 'hha' as the published models use. `weathers` and `cases` keep only those (NORMAL is a case).
     `limit` keeps that many frames, evenly spread over the split. `cache` holds decoded frames in memory as uint8;
-    'auto': if all of them take at most a quarter of the machine's memory.
+    'auto': if all of them take at most a quarter of the memory that this process may use.
 
     Raises DatasetError for a missing folder, split or sibling file at construction, and for a damaged file, images
     of different sizes or labels out of range at reading; the message names the file.
@@ -66,7 +67,7 @@ class Deliver:
 
     labels = LABEL_SETS["deliver"]
 
-    def __init__(self, root: str | Path, split: str, modalities: Iterable[str] = MODALITIES, *,
+    def __init__(self, root: str | Path, split: str, modalities: Iterable[str] = DELIVER_MODALITIES, *,
                  depth_encoding: str | None = None, weathers: Iterable[str] | None = None,
                  cases: Iterable[str] | None = None, limit: int | None = None, cache: bool | str = False) -> None:
         self.root, self.split, self.modalities = find_root(Path(root)), split, canonical_order(modalities)
@@ -82,6 +83,8 @@ class Deliver:
         if not frames:
             raise DatasetError(f"{self.root}: split {split} has no frame of weather {'/'.join(weathers)} "
                                f"and case {'/'.join(cases)}")
+        if limit is not None and limit < 1:
+            raise DatasetError(f"limit = {limit}; at least one frame is needed")
         if limit is not None and limit < len(frames):
             frames = [frames[i * len(frames) // limit] for i in range(limit)]
         self._check_siblings(frames)
@@ -105,6 +108,13 @@ class Deliver:
             return self._cache[index].labels
         path = self.frames[index].labels
         return _train_ids(read_png(path), path, len(self.labels))
+
+    def fingerprint(self) -> str:
+        """12 hex digits of the frames' names, the sizes of their files in bytes, and the encodings."""
+        content = {"encodings": {name: one.to_dict() for name, one in self.encodings.items()},
+                   "files": [[str(path.relative_to(self.root)), path.stat().st_size]
+                             for frame in self.frames for path in (*frame.images.values(), frame.labels)]}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def preload(self, threads: int = 2, progress=lambda iterable, total: iterable) -> None:
         """Reads every frame into the cache now. `progress` may wrap the iteration, as tqdm does."""
@@ -166,11 +176,6 @@ def recording_card(root: Path) -> dict:
     """What `recording.json` says about how the tree was made; empty for trees without one."""
     path = find_root(Path(root)) / "recording.json"
     return _read_json(path) if path.is_file() else {}
-
-
-def memory_bytes() -> int:
-    """Physical memory of this machine."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _folders_and_encodings(root: Path, modalities: tuple[str, ...], depth_encoding: str | None):

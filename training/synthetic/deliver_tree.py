@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from mss_models.labels import LABEL_SETS
-from mss_models.modality import DEFAULT_ENCODINGS
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
 from training.datasets.deliver import SPLITS, SUFFIXES
 from training.files import write_atomically
 from training.synthetic.drive import Drive
@@ -99,7 +99,7 @@ def _write_png(path: Path, image: np.ndarray) -> None:
 
 def begin(root: Path, planned: dict[str, list[Sequence]]) -> None:
     """Write the two JSON files, before any frame. Raises RecordingError when `root` holds something else."""
-    encodings = {name: encoding.to_dict() for name, encoding in DEFAULT_ENCODINGS.items()}
+    encodings = {name: DEFAULT_ENCODINGS[name].to_dict() for name in DELIVER_MODALITIES}
     known = _read(root / "recording.json")
     if known is not None and _read(root / "encodings.json") != json.loads(json.dumps(encodings)):
         raise RecordingError(f"{root} was recorded with other encodings; give an empty folder")

@@ -1,0 +1,74 @@
+"""The folder of a run: recipe.json, log.jsonl, and state.pt, from which a training goes on exactly where it was."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+from pathlib import Path
+
+import torch
+
+from training.files import write_atomically
+from training.recipes import Recipe, to_dict
+
+
+class TrainingError(RuntimeError):
+    """A training cannot start, go on or be resumed. The message says why and what would help."""
+
+
+def begin(recipe: Recipe, out: Path) -> None:
+    """A fresh run in `out`. Raises TrainingError if there is one already."""
+    if (out / "state.pt").exists() or (out / "last.safetensors").exists():
+        raise TrainingError(f"{out} holds a run already; go on with --resume, or choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "log.jsonl").unlink(missing_ok=True)
+    write_atomically(out / "recipe.json", json.dumps(to_dict(recipe), indent=1) + "\n")
+
+
+def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
+    """The state to go on from. Cuts the log back to it, for a killed run has logged iterations that will be repeated.
+
+    data: what it is trained on, see `train.describe_data`. Raises TrainingError if the folder's run had another recipe
+    or other data, or its files are missing or damaged.
+    """
+    state, saved = out / "state.pt", out / "recipe.json"
+    if not state.is_file() or not saved.is_file():
+        raise TrainingError(f"{out} holds no state to resume: state.pt or recipe.json is missing")
+    try:
+        given = json.loads(saved.read_text())
+        loaded = torch.load(state, map_location="cpu", weights_only=True)
+        known, iteration = loaded["data"], loaded["iteration"]
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError) as error:
+        what = f"{state} is damaged or of another version"
+        raise TrainingError(f"{what} ({type(error).__name__}: {error}); start again in another --out") from error
+    wanted = json.loads(json.dumps(to_dict(recipe)))
+    if changed := [name for name in wanted if given.get(name) != wanted[name]]:
+        raise TrainingError(f"{out} was made with another recipe: " + "; ".join(
+            f"{name} was {given.get(name)}, not {wanted[name]}" for name in changed))
+    if known != data:
+        raise TrainingError(f"{out} was trained on other data: " + "; ".join(
+            f"{name} was {known.get(name)} and is {data[name]}" for name in data if known.get(name) != data[name])
+            + "; give the same --data, or start again in another --out")
+    _cut_log(out / "log.jsonl", iteration)
+    return loaded
+
+
+def save_state(state: dict, out: Path) -> None:
+    """Raises OSError that names the file."""
+    buffer = io.BytesIO()  # torch.save to a full disk would raise an error that does not say so
+    torch.save(state, buffer)
+    write_atomically(out / "state.pt", buffer.getbuffer())
+
+
+def _cut_log(path: Path, iteration: int) -> None:
+    """Keep the lines up to `iteration`; a kill may have left later ones, and half of the last."""
+    kept = []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
+        try:
+            if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    write_atomically(path, "".join(kept))
