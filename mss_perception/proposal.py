@@ -1,0 +1,403 @@
+"""From a survey to a configuration: which topic serves which input, offsets, tolerances, deadline; written as YAML."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from mss_perception import calibration
+from mss_perception.calibration import Calibration
+from mss_perception.camera import MAX_PIXELS, Camera
+from mss_perception.config import OPTIONAL_INPUTS, Config
+from mss_perception.survey import COMPRESSED, Survey, Topic
+from mss_perception.timing import Phase, Samples, distances, phase, rhythm, trial
+from mss_perception.transforms import TransformMissing, Transforms
+
+SERVED_BY = {"rgb": ("colour", "grey"), "depth": ("depth",), "event": ("events",), "lidar": ("cloud",),
+             "radar": ("radar",)}
+CAMERAS = ("rgb", "depth", "event")         # inputs with intrinsics, in the order in which one is taken as the target
+PREFERRED = {"rgb": ("rgb", "color", "colour", "front", "image"), "depth": ("depth",), "event": ("event",),
+             "lidar": ("lidar", "points"), "radar": ("radar",)}
+# Words in the names of topics that hold results, not sensors; none of them is taken by itself.
+RESULTS = ("label", "segment", "mask", "semantic", "overlay", "debug", "annotat", "map", "obstacle", "cluster")
+NOMINAL_VIEW_DEG = 60.0     # width of view of a camera that nothing is known of: a usual lens
+LONGEST_TRIAL_SEC = 2.0     # deadline at which the collector is tried: longer than any latency worth waiting for
+SMALLEST_OFFSET_SEC, LARGEST_OFFSET_SEC = 0.0005, 1.0
+LONGEST_HOLD_SEC = 5.0      # a sensor that comes less often is not held: what it saw has gone by
+
+
+@dataclass
+class Proposal:
+    """config: complete and valid. reasons: parameter -> why it has its value. guesses: cameras whose intrinsics nothing
+    brings, with nominal ones. gaps: frames (parent, child) that nothing connects. phases: input -> offset to the
+    reference input, None where it cannot be measured."""
+
+    config: Config
+    reasons: dict[str, str] = field(default_factory=dict)
+    guesses: dict[str, Camera] = field(default_factory=dict)
+    gaps: list[tuple[str, str]] = field(default_factory=list)
+    reference: str = ""
+    phases: dict[str, Phase | None] = field(default_factory=dict)
+
+    def set(self, name: str, value, reason: str) -> None:
+        self.config.set(name, value)
+        self.reasons[name] = reason
+
+
+# ----------------------------------------------------------------------------------------------------- topics and roles
+
+def topic_of(survey: Survey, name: str) -> Topic | None:
+    """The topic of a configured name, if any message came on it."""
+    topic = survey.topics.get("/" + name.lstrip("/")) if name else None
+    return topic if topic and topic.count else None
+
+
+def holds_results(topic: Topic) -> bool:
+    """Whether its name says that it is somebody's result, not a sensor's data."""
+    return any(word in topic.name.lower() for word in RESULTS)
+
+
+def candidates(survey: Survey, name: str, taken: set[str] = frozenset()) -> list[Topic]:
+    """Topics that could serve an input, the likeliest first."""
+    found = [topic for topic in survey.of_kind(*SERVED_BY.get(name, ()))
+             if topic.name not in taken and not holds_results(topic)]
+
+    def order(topic: Topic):
+        words = sum(word in topic.name.lower() for word in PREFERRED[name])
+        return bool(topic.error), topic.kind != SERVED_BY[name][0], -words, topic.type == COMPRESSED, -topic.count, \
+            topic.name
+    return sorted(found, key=order)
+
+
+def info_candidates(survey: Survey, image: Topic) -> list[Topic]:
+    """camera_info topics that could belong to an image or event topic, the likeliest first.
+
+    The convention is a camera_info in the namespace of the image (image_transport); else one of the same frame.
+    """
+    parents = [image.name.rpartition("/")[0]]
+    parents.append(parents[0].rpartition("/")[0])       # /camera/image_raw/compressed
+
+    def order(info: Topic):
+        namespace = info.name.rpartition("/")[0]
+        near = parents.index(namespace) if namespace in parents else len(parents)
+        return near, info.frame_id != image.frame_id, info.size != image.size, info.name
+    fitting = [info for info in survey.of_kind("info")
+               if info.name.rpartition("/")[0] in parents or info.frame_id and info.frame_id == image.frame_id]
+    return sorted(fitting, key=order)
+
+
+def choose_topics(survey: Survey, proposal: Proposal) -> None:
+    """Topics of all inputs and their camera_info; inputs that nothing serves are disabled."""
+    config = proposal.config
+    taken = {topic.name for one in config.inputs.values() if (topic := topic_of(survey, one.topic))}
+    for name, one in config.inputs.items():
+        if not one.enabled:
+            continue
+        topic = topic_of(survey, one.topic)
+        if topic is None or topic.kind not in SERVED_BY[name] and not topic.unreadable:
+            topic = next(iter(candidates(survey, name, taken)), None)
+            if topic is None:
+                proposal.set(f"{name}.enabled", False, "nothing that was found could serve it")
+                continue
+            proposal.set(f"{name}.topic", topic.name, f"{topic.type}, {topic.kind}")
+            taken.add(topic.name)
+        infos = info_candidates(survey, topic) if name in CAMERAS else []
+        if infos and topic_of(survey, one.info_topic) is None:
+            proposal.set(f"{name}.info_topic", infos[0].name, "of the same namespace or frame as the images")
+    odometries = survey.of_kind("odometry")
+    if odometries and config.odometry_topic and topic_of(survey, config.odometry_topic) is None:
+        odometry = max(odometries, key=lambda one: one.count)
+        proposal.set("odometry_topic", odometry.name, odometry.fact("frames"))
+    if odometry := topic_of(survey, config.odometry_topic):
+        fixed = odometry.fact("frames").partition(" -> ")[0]
+        if fixed and fixed != config.fixed_frame:
+            proposal.set("fixed_frame", fixed, f"frame_id of {odometry.name}")
+
+
+# --------------------------------------------------------------------------------------------------------- calibration
+
+def known_cameras(survey: Survey, config: Config) -> dict[str, Camera]:
+    """Intrinsics by input as the node would know them. Raises CalibrationError."""
+    cameras = dict(calibration.load(config.calibration_file).cameras) if config.calibration_file else {}
+    for name, one in config.inputs.items():
+        info = topic_of(survey, one.info_topic)
+        if info and info.camera:
+            cameras[name] = info.camera
+    return cameras
+
+
+def known_transforms(survey: Survey, config: Config) -> Transforms:
+    """All frames that are connected by tf, odometry and the calibration file. Raises CalibrationError."""
+    transforms = Transforms(config.fixed_frame)
+    if config.calibration_file:
+        for parent, child, T in calibration.load(config.calibration_file).extrinsics:
+            transforms.add_static(parent, child, T)
+    for name, topic in survey.topics.items():
+        for message in topic.kept:
+            if topic.kind == "tf":
+                transforms.add_message(message, static=name == "/tf_static")
+            elif name == "/" + config.odometry_topic.lstrip("/"):
+                transforms.add_odometry(message)
+    return transforms
+
+
+def frame_of(survey: Survey, config: Config, name: str, cameras: dict[str, Camera]) -> str:
+    """The frame of an input's data as the node would take it; '' when it has none."""
+    one = config.inputs[name]
+    topic = topic_of(survey, one.topic)
+    camera = cameras.get(name)
+    return (one.frame_id or (camera.frame_id if camera else topic.fact("frame_id") if topic else "")).lstrip("/")
+
+
+def unconnected(survey: Survey, config: Config, cameras: dict[str, Camera]) -> dict[str, tuple[str, str, str]]:
+    """Input -> (its frame, the target camera's frame, why) of the inputs that no transform leads to the target from."""
+    target = cameras.get(config.target_camera)
+    if target is None:
+        return {}
+    transforms, found = known_transforms(survey, config), {}
+    for name, one in config.inputs.items():
+        if not one.enabled or name == config.target_camera or topic_of(survey, one.topic) is None:
+            continue
+        frame = frame_of(survey, config, name, cameras)
+        try:
+            transforms.lookup(target.frame_id, frame)
+        except TransformMissing as error:
+            found[name] = frame, target.frame_id, str(error)
+    return found
+
+
+def choose_calibration(survey: Survey, proposal: Proposal) -> None:
+    """The target camera; nominal intrinsics where there are none; the frames that nothing connects."""
+    config = proposal.config
+    cameras = known_cameras(survey, config)
+    present = [name for name, one in config.inputs.items() if one.enabled and topic_of(survey, one.topic)]
+    if config.target_camera not in present and config.target_camera not in cameras:
+        others = [name for name in CAMERAS if name in present]
+        if target := next((name for name in others if name in cameras), others[0] if others else None):
+            proposal.set("target_camera", target, "the camera that there is")
+    for name in CAMERAS:
+        if name in present and name not in cameras and (guess := nominal_camera(survey, config, name)):
+            proposal.guesses[name] = cameras[name] = guess
+    proposal.gaps = sorted({(target, frame) for frame, target, _ in unconnected(survey, config, cameras).values()})
+
+
+def nominal_camera(survey: Survey, config: Config, name: str) -> Camera | None:
+    """A pinhole of the images' size and a usual width of view: a guess; None when not even the size is known."""
+    topic = topic_of(survey, config.inputs[name].topic)
+    size = topic.size
+    if size is None and topic.figures.get("largest_x"):     # events as points do not tell the sensor's size
+        size = tuple(int(np.percentile(topic.figures[f"largest_{axis}"], 95)) + 1 for axis in "xy")
+    if size is None or min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+        return None
+    width, height = size
+    focal = round(width / 2 / math.tan(math.radians(NOMINAL_VIEW_DEG / 2)), 1)
+    K = np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+    return Camera(width, height, K, "none", (), frame_of(survey, config, name, {}) or f"{name}_optical")
+
+
+# ---------------------------------------------------------------------------------------------------------------- time
+
+def samples_of(survey: Survey, config: Config) -> dict[str, Samples]:
+    """Stamps and receive times of the enabled inputs that have any."""
+    found = {}
+    for name, one in config.inputs.items():
+        topic = topic_of(survey, one.topic)
+        if one.enabled and topic and len(topic.stamps):
+            span = ()
+            if topic.kind == "events":
+                begin = round(topic.median("begin_ns") or 0)
+                end = max(round(topic.median("end_ns") or 0), begin + round(1e9 * config.event_period_sec))
+                span = begin, end
+            found[name] = Samples(topic.stamps, topic.received, *span)
+    return found
+
+
+def reference_of(samples: dict[str, Samples], config: Config) -> str:
+    """The input that opens the sets: the first of tick_source that is there."""
+    return next((name for name in config.collector.tick_source if name in samples), "")
+
+
+def choose_intensity(survey: Survey, proposal: Proposal) -> None:
+    """The LiDAR's full scale, where its driver does not keep to 1 for floats and 255 for integers."""
+    one = proposal.config.inputs["lidar"]
+    topic = topic_of(survey, one.topic)
+    largest = topic.median("largest_intensity") if topic and one.enabled else None
+    if largest is None or one.intensity_max:
+        return
+    usual = 1.0 if "float" in topic.fact("intensity") else 255.0
+    if largest > 1.05 * usual:
+        value = 255.0 if largest <= 255 else float(f"{largest:.2g}")
+        proposal.set("lidar.intensity_max", value, f"99 % of {topic.fact('intensity')} are up to {largest:.4g}")
+
+
+def choose_timing(survey: Survey, proposal: Proposal) -> None:
+    """Packet spacing, offsets, tolerances, hold, queues and the deadline, all from measured times."""
+    config = proposal.config
+    samples = samples_of(survey, config)
+    proposal.reference = reference = reference_of(samples, config)
+    if not reference:
+        return
+    if "event" in samples and (packets := rhythm(samples["event"].stamps)):
+        spacing = float(f"{packets.period_ns / 1e9:.2g}")
+        if not 0.8 <= spacing / config.event_period_sec <= 1.25:
+            proposal.set("event_period_sec", min(1.0, max(0.0001, spacing)), "measured spacing of the packets")
+            samples = samples_of(survey, config)
+    ticks = np.asarray(samples[reference].stamps)
+    lead = rhythm(ticks)
+    tick_period = max(1e9 / config.collector.tick_rate_hz, lead.period_ns if lead else 0.0)
+    for name, one in samples.items():
+        beat = rhythm(one.stamps)
+        if name == reference or one.begin_ns is not None or beat is None:
+            continue
+        proposal.phases[name] = measured = \
+            phase(one.stamps, ticks) if samples[reference].begin_ns is None else None
+        _choose_offset(proposal, name, measured)
+        settings = config.inputs[name]
+        if 1.2 * tick_period < beat.period_ns < 1e9 * LONGEST_HOLD_SEC:
+            if settings.hold_sec * 1e9 < beat.period_ns:
+                proposal.set(f"{name}.hold_sec", round_up(1.5 * beat.period_ns / 1e9, 0.01),
+                             f"comes at {beat.rate_hz:.3g} Hz, slower than the sets: each sample serves several")
+            continue
+        away = distances(np.asarray(one.stamps) - round(settings.offset_sec * 1e9), ticks)
+        needed = np.percentile(away, 99) / 1e9 if len(away) else 0.0
+        if needed > 0.9 * settings.tolerance_sec:
+            proposal.set(f"{name}.tolerance_sec", min(1.0, round_up(1.1 * needed + 0.002, 0.001)),
+                         f"99 % of the reference's stamps have one of it within {1e3 * needed:.1f} ms")
+    _choose_deadline(survey, proposal, samples)
+
+
+def _choose_offset(proposal: Proposal, name: str, measured: Phase | None) -> None:
+    if measured is None or not measured.in_step or abs(measured.offset_ns) > 1e9 * LARGEST_OFFSET_SEC:
+        return
+    given, offset = proposal.config.inputs[name].offset_sec, measured.offset_ns / 1e9
+    off = (offset - given + measured.modulo_ns / 2e9) % (measured.modulo_ns / 1e9) - measured.modulo_ns / 2e9
+    if abs(off) >= max(SMALLEST_OFFSET_SEC, 0.5 * measured.spread_ns / 1e9):
+        proposal.set(f"{name}.offset_sec", round(offset, 4), f"measured against {proposal.reference}, "
+                     f"+-{measured.spread_ns / 1e6:.1f} ms, modulo {measured.modulo_ns / 1e6:.1f} ms")
+
+
+def _choose_deadline(survey: Survey, proposal: Proposal, samples: dict[str, Samples]) -> None:
+    """Long enough for 99 % of the sets that are complete when nothing is cut off; then queues to match."""
+    config = proposal.config
+    waits = trial(samples, config, LONGEST_TRIAL_SEC).waits_ns
+    needed = np.percentile(waits, 99) / 1e9 if len(waits) else 0.0
+    if needed > 0.9 * config.collector.deadline_sec:
+        reason = f"99 % of the sets are complete after {1e3 * needed:.0f} ms"
+        lidar = topic_of(survey, config.inputs["lidar"].topic) if "lidar" in samples else None
+        if lidar and stamped_at_start(lidar):
+            reason += f"; {lidar.name} is stamped at the start of its sweep and arrives a period later"
+        proposal.set("deadline_sec", min(10.0, round_up(1.25 * needed + 0.005, 0.01)), reason)
+    open_at_a_time = math.ceil(config.collector.deadline_sec * config.collector.tick_rate_hz) + 1
+    if open_at_a_time > config.collector.max_pending:
+        proposal.set("max_pending", min(100, open_at_a_time), "sets that are open within the deadline")
+    for name, one in samples.items():
+        settings, beat = config.inputs[name], rhythm(one.received)
+        if beat is None:
+            continue
+        kept_sec = config.collector.deadline_sec + settings.tolerance_sec + settings.hold_sec + 0.2
+        needed = math.ceil(kept_sec * beat.rate_hz)
+        if needed > settings.queue:
+            proposal.set(f"{name}.queue", min(1000, needed), f"{beat.rate_hz:.3g} Hz within the deadline")
+
+
+def stamped_at_start(lidar: Topic) -> bool:
+    """Whether a sweep's points lie behind its stamp, by their own times."""
+    first, last = lidar.median("first_point_ns"), lidar.median("last_point_ns")
+    return first is not None and last - first > 1e6 and first > -0.1 * (last - first)
+
+
+def round_up(value: float, step: float) -> float:
+    return round(math.ceil(value / step - 1e-9) * step, 6)
+
+
+def propose(survey: Survey, config: Config) -> Proposal:
+    """A configuration for what was found, starting from `config`; disabled inputs stay so. When nothing at all serves
+    an input it is `config` itself. Raises CalibrationError."""
+    proposal = Proposal(copy.deepcopy(config))
+    choose_topics(survey, proposal)
+    if not any(one.enabled for one in proposal.config.inputs.values()):
+        return Proposal(copy.deepcopy(config))
+    enabled = [name for name, one in proposal.config.inputs.items() if one.enabled]
+    if not set(enabled) & set(proposal.config.collector.tick_source):
+        proposal.set("tick_source", enabled, "the inputs that there are")
+    choose_calibration(survey, proposal)
+    choose_intensity(survey, proposal)
+    choose_timing(survey, proposal)
+    proposal.config.validate()
+    return proposal
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+def config_text(proposal: Proposal, source: str) -> str:
+    """A ROS 2 parameter file with what differs from the defaults, each line with its reason."""
+    defaults = {name: value for name, value, _ in Config().parameters()}
+    for optional, one in OPTIONAL_INPUTS.items():       # naming its topic makes such an input
+        defaults |= {f"{optional}.{name}": value for name, value in vars(one).items() if name != "topic"}
+    lines = [f"# Parameters of mss_perception for {' '.join(source.split())}: only what differs from the defaults.",
+             "# Every parameter with its meaning and range: docs/parameters.md. See also docs/calibration.md.",
+             "/**:", "  ros__parameters:"]
+    section = ""
+    for name, value, _ in proposal.config.parameters():
+        if name in defaults and value == defaults[name]:
+            continue
+        owner, _, last = name.rpartition(".")
+        if owner != section:
+            lines.append(f"    {owner}:")
+            section = owner
+        reason = " ".join(proposal.reasons.get(name, "").split())
+        lines.append(f"    {'  ' if owner else ''}{last}: {json.dumps(value)}" + (f"     # {reason}" if reason else ""))
+    if len(lines) == 4:
+        lines[-1] += " {}      # the defaults fit"
+    return "\n".join(lines) + "\n"
+
+
+def calibration_text(proposal: Proposal, known: Calibration) -> str:
+    """A calibration file: what is known from the present one, nominal cameras marked as guesses, gaps as comments."""
+    lines = ["# Calibration of mss_perception; docs/calibration.md says how to get each value.", "cameras:"]
+    for name, camera in known.cameras.items():
+        lines.append(_camera_line(name, camera))
+    for name, camera in proposal.guesses.items():
+        lines += [f"  # GUESS: only the size of {name} is known. A pinhole of {NOMINAL_VIEW_DEG:g} degrees across is",
+                  "  # assumed, without distortion; results are geometrically wrong until it is calibrated.",
+                  _camera_line(name, camera)]
+    lines.append("extrinsics:       # T_parent_child: where child is in parent; metres, quaternion x y z w")
+    for parent, child, T in known.extrinsics:
+        lines.append(f"  - {{parent: {json.dumps(parent)}, child: {json.dumps(child)}, "
+                     f"matrix: {json.dumps(np.asarray(T).ravel().tolist())}}}")
+    for parent, child in proposal.gaps:
+        lines += ["  # MISSING: measure it, write it here and take the # away",
+                  f"  # - {{parent: {json.dumps(parent)}, child: {json.dumps(child)}, translation: [0, 0, 0], "
+                  "rotation: [0, 0, 0, 1]}"]
+    return "\n".join(lines) + "\n"
+
+
+def _camera_line(name: str, camera: Camera) -> str:
+    return (f"  {name}: {{frame_id: {json.dumps(camera.frame_id)}, width: {camera.width}, height: {camera.height}, "
+            f"distortion_model: {camera.model},\n    K: {json.dumps(camera.K.ravel().tolist())}, "
+            f"D: {json.dumps(list(camera.D))}}}")
+
+
+def write(path: Path, proposal: Proposal, source: str) -> list[Path]:
+    """Write the configuration and, when it needs one, a calibration file beside it. Returns what was written.
+
+    Raises FileExistsError rather than overwriting anything, and OSError.
+    """
+    files = {}
+    if proposal.guesses or proposal.gaps:
+        given = proposal.config.calibration_file
+        beside = path.with_name(path.stem + "_calibration.yaml")
+        files[beside] = calibration_text(proposal, calibration.load(given) if given else Calibration())
+        proposal.set("calibration_file", str(beside.resolve()), "fill in what is marked there")
+    files[path] = config_text(proposal, source)
+    if there := [one for one in files if one.exists()]:
+        raise FileExistsError(errno.EEXIST, "exists already; name another file", str(there[0]))
+    for file, text in files.items():
+        file.write_text(text, encoding="utf-8")
+    return list(files)
