@@ -63,7 +63,8 @@ SCHEMES: dict[str, Scheme] = {
         "angle_scale": Parameter(1.0, 0.01, 10.0),
         "angle_offset": Parameter(38.0, 0.0, 255.0),
         "normal_radius_px": Parameter(3, 1, 32)}),
-    # Events of the last window_sec: c0 = min(255, gain * ON count), c1 = min(255, gain * OFF count), c2 = 0.
+    # Events of the last window_sec, as the mean count of the event pixels that fall into a grid pixel:
+    #   c0 = min(255, gain * ON count), c1 = min(255, gain * OFF count), at least 1 where there is any, c2 = 0.
     "on_off_counts": Scheme("event", {"window_sec": Parameter(0.05, 0.001, 1.0), "gain": Parameter(40.0, 0.01, 255.0)}),
     # The nearest point of a pixel, each point grown to a square of (2 dilate_px + 1)^2 pixels:
     #   c0 = as metric_depth's c0, of the Euclidean range in the camera's optical frame,

@@ -55,30 +55,43 @@ class EventLane:
         packets = list(packets)
         for one in packets:
             self._check_size(one)
-        # (He, We, 2) OFF, ON: more than 65535 are as many, which the image does not show.
-        counts = np.zeros((self.camera.height, self.camera.width, 2), np.uint16)
-        figures = {}
-        pictures = [one for one in packets if isinstance(one, EventPicture)]
         begin_ns = t_ref_ns - self.window_ns
         end_ns = t_ref_ns if until_ns is None else min(t_ref_ns, until_ns)
+        pictures = [one for one in packets if isinstance(one, EventPicture)]
         if pictures:
+            counts = np.zeros((self.camera.height, self.camera.width, 2), np.uint16)
             nearest = min(pictures, key=lambda one: abs(one.end_ns - t_ref_ns))
-            counts[..., 1], counts[..., 0] = nearest.on, nearest.off
-            on, off = int(nearest.on.sum()), int(nearest.off.sum())
+            counts[..., 0], counts[..., 1] = nearest.off, nearest.on
+            off, on = counts.sum(axis=(0, 1), dtype=int)
+            figures = {"events": on + off, "on": on, "off": off}
         else:
-            on = off = outside = 0
-            for one in packets:
-                low, high = np.searchsorted(one.t, (begin_ns, end_ns + 1))
-                inside, bright = count_events(one.x[low:high], one.y[low:high], one.p[low:high], counts.reshape(-1),
-                                              *counts.shape[:2])
-                on, off, outside = on + bright, off + inside - bright, outside + high - low - inside
-            lost = sum(one.lost or 0 for one in packets if begin_ns < one.begin_ns)
-            figures = {name: int(value) for name, value in (("outside", outside), ("lost_packets", lost)) if value}
+            counts, figures = self._count(packets, begin_ns, end_ns)
             if packets and all(one.lost is not None for one in packets):
                 coverage = covered(packets, begin_ns, end_ns) / self.window_ns
         image = gather_counts(counts.reshape(-1, 2), self._starts, self._sources, self._codes, self.gain, self.height,
                               self.width)
-        return LaneImage(image, {"events": on + off, "on": on, "off": off, "coverage": float(coverage), **figures})
+        figures = {name: int(value) for name, value in figures.items()}
+        return LaneImage(image, {**figures, "coverage": float(coverage)})
+
+    def _count(self, packets: Sequence[Events], begin_ns: int, end_ns: int) -> tuple[np.ndarray, dict]:
+        """Events with t in [begin_ns, end_ns]: (He, We, 2) uint16 OFF, ON per event pixel, and figures.
+
+        More than 65535 at a pixel are as many, which the image does not show.
+        """
+        height, width = self.camera.height, self.camera.width
+        counts = np.zeros((height, width, 2), np.uint16)
+        total = inside = on = 0
+        for one in packets:
+            low, high = np.searchsorted(one.t, (begin_ns, end_ns + 1))
+            x, y, p = one.x[low:high], one.y[low:high], one.p[low:high]
+            more, more_on = count_events(x, y, p, counts.reshape(-1), height, width)
+            total, inside, on = total + len(x), inside + more, on + more_on
+        figures = {"events": inside, "on": on, "off": inside - on}
+        if total > inside:
+            figures["outside"] = total - inside
+        if lost := sum(one.lost or 0 for one in packets if one.begin_ns > begin_ns):
+            figures["lost_packets"] = lost
+        return counts, figures
 
     def _check_size(self, packet: Events | EventPicture) -> None:
         if isinstance(packet, EventPicture):

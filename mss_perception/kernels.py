@@ -1,4 +1,4 @@
-"""The compiled loops of the lanes: camera models, z-buffer, codes, counts.
+"""The compiled loops of the lanes: camera models, z-buffer, codes.
 
 They share one file because numba's cache on disk notices a change in a loop's own file only, not in what it calls.
 """

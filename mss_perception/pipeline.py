@@ -23,7 +23,7 @@ from mss_perception.config import Config, ConfigError
 from mss_perception.inputs import InputState, nanoseconds
 from mss_perception.lidar import LidarImage
 from mss_perception.messages import stamp_ns
-from mss_perception.sensors import INVALID_DATA, Sensors, packet_span, payload_of
+from mss_perception.sensors import INVALID_DATA, Sensors, packet_span
 
 log = logging.getLogger(__name__)
 
@@ -156,12 +156,13 @@ class Pipeline:
         sample = self.sensors.arrived(name, message)
         self._note_frozen(name, sample.frozen)
         self.warnings[f"{name}_undecodable"] += bool(sample.error)
-        nbytes = len(payload_of(message))
         if name in self.collector.windows:
+            if sample.events is None and not sample.error:
+                return              # triggers, or no time yet: nothing that a picture could be made of
             begin_ns, end_ns = packet_span(sample, message, self.config.event_period_sec)
-            self.collector.add_stream(name, begin_ns, end_ns, sample, now_ns, nbytes, clock_ns)
+            self.collector.add_stream(name, begin_ns, end_ns, sample, now_ns, sample.nbytes, clock_ns)
         else:
-            self.collector.add(name, stamp_ns(message.header), sample, now_ns, nbytes, clock_ns)
+            self.collector.add(name, stamp_ns(message.header), sample, now_ns, sample.nbytes, clock_ns)
 
     def _note_frozen(self, name: str, frozen: bool) -> None:
         if not frozen:

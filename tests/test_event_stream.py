@@ -146,6 +146,14 @@ def test_packets_join_unless_one_is_missing():
     assert stream.counters["lost_packets"] == 2
 
 
+def test_no_two_packets_end_at_the_same_time():
+    """The collector knows packets by their ends: a second one with the same would replace the first."""
+    quiet = np.array([HIGH << 12 | 50_000 >> 12], "<u2").view(np.uint8)
+    ends = [one.end_ns for one in decoded(EventStream(10 * MS), *(
+        packet(payload, START + k * MS, k) for k, payload in enumerate([span_of(50_000, 51_000), quiet, quiet])))]
+    assert ends == [START + MS, START + MS + 1, START + MS + 2]
+
+
 def test_what_goes_on_from_a_lost_packet_is_left_out():
     stream = EventStream(10 * MS)
     orphans = np.concatenate([np.array([X << 12 | 9], "<u2").view(np.uint8), span_of(9_000, 9_500, 2)])
@@ -154,8 +162,10 @@ def test_what_goes_on_from_a_lost_packet_is_left_out():
 
 
 def test_a_publisher_that_does_not_number_its_packets():
-    packets = [packet(span_of(us, us + 900), START + us * 1000) for us in (0, 1000, 2000)]
-    assert [one.lost for one in decoded(EventStream(10 * MS), *packets)] == [0, None, None]
+    packets = [packet(span_of(us, us + 900), START + us * 1000) for us in (0, 20_000, 40_000)]
+    found = decoded(EventStream(10 * MS), *packets)
+    assert [one.lost for one in found] == [0, None, None]
+    assert found[1].begin_ns - found[0].end_ns > 10 * MS        # who knows what was in between
 
 
 def test_a_publisher_that_starts_anew_brings_its_own_clock():

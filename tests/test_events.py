@@ -66,12 +66,18 @@ def test_events_after_what_was_known_are_left_out():
 
 def test_counts_clip_and_never_wrap():
     packets = []
-    for count in (300, 70_000):
+    for count in (300, 65_236):     # 65536 in all
         many = np.full(count, 3, np.uint16)
         packets.append(Events(many, many, np.full(count, 90 * MS), np.ones(count, bool), 90 * MS, 90 * MS))
     result = lane()(packets, 100 * MS)
-    assert tuple(result.image[3, 3]) == (255, 0, 0) and result.figures["on"] == 70_300
+    assert tuple(result.image[3, 3]) == (255, 0, 0) and result.figures["on"] == 65_536
     assert result.image.sum() == 255
+
+
+def test_packets_may_come_from_a_generator():
+    packets = [packet(seed, 10 * seed, 10 * seed + 10, 70) for seed in range(10)]
+    assert np.array_equal(lane()((one for one in packets), 100 * MS).image, lane()(packets, 100 * MS).image)
+    assert lane()((one for one in packets), 100 * MS).figures["events"] > 300
 
 
 def test_no_events_is_a_valid_empty_image():

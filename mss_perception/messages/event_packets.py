@@ -107,7 +107,7 @@ class PacketDecoder:
         data = np.concatenate([self._rest, payload]) if len(self._rest) else payload
         size = 2 if self.encoding in ("evt3", "libcaer_cmp") else 8
         whole = len(data) - len(data) % size
-        data, self._rest = data[:whole], data[whole:]
+        data, self._rest = data[:whole], data[whole:].copy()
         is_next, self._time_base = time_base_ns != self._time_base, time_base_ns
         if is_next:
             self._last = None
