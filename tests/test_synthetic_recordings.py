@@ -101,14 +101,14 @@ def test_tree_is_the_same_for_any_number_of_processes_and_after_an_interruption(
 
 @pytest.fixture
 def recording(tmp_path):
-    """A recording in two processes that takes minutes, as (process, its workers), while both of them are at work."""
+    """A recording in two processes that takes minutes, as (process, its workers), when both of them are there."""
     command = [sys.executable, "-m", "training.synthesize", "--out", str(tmp_path / "tree"), "--format", "deliver",
                "--frames", "400", "--size", "128", "--jobs", "2"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         workers = []
-        while process.poll() is None and not list(tmp_path.rglob("*_rgb_front.png")):
+        while process.poll() is None and len(workers) < 2:
             time.sleep(0.05)
-        workers = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+            workers = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
         yield process, workers
         process.kill()
 

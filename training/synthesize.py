@@ -12,7 +12,10 @@ import argparse
 import multiprocessing
 import signal
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +23,10 @@ import cv2
 from tqdm import tqdm
 
 from mss_perception.bags import BagError
+from training.commands import Parser, at_least
 from training.datasets.deliver import SPLITS
 from training.synthetic import bag, deliver_tree
-from training.synthetic.rig import TIMING, Rig
+from training.synthetic.rig import MS, TIMING, Rig
 from training.synthetic.weather import WEATHERS
 
 LONGEST_BAG_SEC = 120  # a street of 1.8 km, which every process holds in memory
@@ -34,31 +38,31 @@ def main(argv: list[str] | None = None) -> int:
     try:
         (write_tree if options.format == "deliver" else write_bag)(options)
     except (deliver_tree.RecordingError, BagError, OSError) as error:
-        print(f"training.synthesize: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         then = "nothing is kept" if options.format == "bag" else "the same command continues"
-        print(f"training.synthesize: interrupted; {then}", file=sys.stderr)
+        print(f"\ninterrupted; {then}", file=sys.stderr)
         return 130
     return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m training.synthesize", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the tree, or of the bag (must not exist)")
     parser.add_argument("--format", choices=("deliver", "bag"), required=True)
     parser.add_argument(
         "--frames",
-        type=_at_least(1),
+        type=at_least(1),
         nargs="+",
         default=None,
         help="deliver: frames of every split, or one number for each; bag: camera frames (instead of --duration)",
     )
     parser.add_argument("--duration", type=float, default=None, help="bag: seconds, 10 frames each (default 10)")
-    parser.add_argument("--size", type=_at_least(16), default=256, help="camera pixels, square (default 256)")
-    parser.add_argument("--seed", type=_at_least(0), default=0)
+    parser.add_argument("--size", type=at_least(16), default=256, help="camera pixels, square (default 256)")
+    parser.add_argument("--seed", type=at_least(0), default=0)
     parser.add_argument(
         "--weather",
         nargs="+",
@@ -67,7 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="taking turns street by street; mixed: all (default; a bag takes the first)",
     )
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=["train"], help="deliver: splits to record")
-    parser.add_argument("--jobs", type=_at_least(1), default=2, help="processes (default 2)")
+    parser.add_argument("--jobs", type=at_least(1), default=2, help="processes (default 2)")
     options = parser.parse_args(argv)
     options.weather = list(WEATHERS) if "mixed" in options.weather else options.weather
     if options.format == "deliver":
@@ -111,34 +115,47 @@ def write_tree(options: argparse.Namespace) -> None:
 
 def write_bag(options: argparse.Namespace) -> None:
     pieces = bag.pieces(options.duration)
-    render = partial(bag.render, (options.seed,), options.weather[0], options.size, options.duration)
+    render = partial(bag.render, bag.seeds(options.seed), options.weather[0], options.size, options.duration)
     rendered = run(render, pieces, options.jobs, ordered=True)
-    with tqdm(total=options.duration, unit="s", desc=str(options.out)) as bar:
-        bag.write(options.out, Rig.of_size(options.size), pieces, rendered, bar.update)
+    with tqdm(total=sum(end - begin for begin, end in pieces) // MS, unit="s", unit_scale=1e-3,
+              desc=str(options.out)) as bar:
+        bag.write(options.out, Rig.of_size(options.size), pieces, rendered, lambda ns: bar.update(ns // MS))
 
 
 def run(work: Callable, items: list, jobs: int, ordered: bool) -> Iterator:
-    """`work` over `items` in `jobs` processes; results as they come, or in order."""
+    """`work` over `items` in `jobs` processes; results as they come, or in order. Leaves no process behind.
+
+    Raises RecordingError when one of the processes is killed."""
     if jobs == 1 or len(items) < 2:
         yield from map(work, items)
         return
-    with multiprocessing.get_context("spawn").Pool(min(jobs, len(items)), initializer=_prepare_worker) as pool:
-        yield from (pool.imap if ordered else pool.imap_unordered)(work, items)
+    others = set(multiprocessing.active_children())
+    spawn = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(items)), mp_context=spawn, initializer=_prepare_worker)
+    finished = False
+    try:
+        futures = deque(pool.submit(work, item) for item in items)
+        if ordered:
+            while futures:
+                yield futures.popleft().result()  # a result is large; no reference to it stays
+        else:
+            for future in as_completed(futures):
+                yield future.result()
+        finished = True
+    except BrokenProcessPool as error:
+        raise deliver_tree.RecordingError(
+            "one of the processes was killed, perhaps because memory ran out; try fewer --jobs"
+        ) from error
+    finally:
+        if not finished:  # Ctrl-C, an error: nobody waits for what the others are at
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+        pool.shutdown(cancel_futures=True)
 
 
 def _prepare_worker() -> None:
     cv2.setNumThreads(1)  # one core per process
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
-
-
-def _at_least(low: int) -> Callable[[str], int]:
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value} must be at least {low}")
-        return value
-
-    return integer
 
 
 if __name__ == "__main__":

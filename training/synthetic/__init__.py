@@ -2,11 +2,12 @@
 
 From the ground up; each file uses only what stands above it:
 
+    kernels                         the compiled loops of shading: patterns, surfaces, light
     looks, mesh, curve              what a surface is, shapes, the street's centre line
     people, vehicles, props, plots  what a street is furnished with
     layout, movers                  a street by seed; the ego vehicle and the traffic over time
     raycast                         rays against the still street and the moving bodies
-    textures, weather, shading      patterns, light, and what a surface sends back
+    weather, shading                light, and what a surface sends back
     drive                           one street, one light, one traffic: all that sensors look at
     rig, cameras, spinning_lidar,   where the sensors sit, and what each makes of it
     event_camera, recorder

@@ -12,12 +12,18 @@ import numpy as np
 
 from mss_perception import messages
 from mss_perception.bags import BagError, BagWriter
+from training.datasets.deliver import SPLITS
 from training.synthetic.drive import Drive
 from training.synthetic.recorder import START_NS, Recorder, seconds
 from training.synthetic.rig import TIMING, Rig
 
 PIECE_NS = 10**9  # what one process renders at a time; fixed, so that the bag is the same for any number of processes
 LEAD_NS = 200_000_000  # odometry and events begin this long before the first frame, whose sweep and window have a past
+
+
+def seeds(seed: int) -> tuple[int, ...]:
+    """The bag's drive of a seed: none of the streets of a tree of the same seed (Sequence.seeds)."""
+    return seed, len(SPLITS), 0
 
 
 def pieces(duration: float) -> list[tuple[int, int]]:
@@ -86,9 +92,9 @@ def static_transforms(types, rig: Rig, stamp_ns: int):
 
 
 def write(
-    path: Path, rig: Rig, pieces: list[tuple[int, int]], rendered: Iterator[list], progress: Callable[[float], None]
+    path: Path, rig: Rig, pieces: list[tuple[int, int]], rendered: Iterator[list], progress: Callable[[int], None]
 ) -> None:
-    """The bag at `path` from the rendered pieces, in order; `progress(seconds)` after each.
+    """The bag at `path` from the rendered pieces, in order; `progress(nanoseconds)` after each.
 
     It grows in a hidden folder and gets its place when it is whole. Raises BagError when `path` exists."""
     if path.exists():
@@ -107,7 +113,7 @@ def write(
                 late = [item for item in ordered if item[0] >= end]
                 for received, topic, message in ordered[: len(ordered) - len(late)]:
                     bag.write(topic, message, received)
-                progress((end - begin) * 1e-9)
+                progress(end - begin)
             for received, topic, message in late:
                 bag.write(topic, message, received)
         (workshop / path.name).rename(path)

@@ -16,10 +16,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mss_models.files import write_atomically
 from mss_models.labels import LABEL_SETS
 from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
 from training.datasets.deliver import SPLITS, SUFFIXES
-from training.files import write_atomically
 from training.synthetic.drive import Drive
 from training.synthetic.lanes import Lanes
 from training.synthetic.recorder import START_NS, Recorder

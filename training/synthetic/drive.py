@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from training.synthetic import layout, movers, weather
-from training.synthetic.looks import Material
+from training.synthetic.kernels import Material
 from training.synthetic.mesh import Mesh
 from training.synthetic.raycast import Hits, World
 from training.synthetic.shading import Surface, radiance, surface

@@ -13,22 +13,23 @@ from mss_perception.events import EventLane
 from mss_perception.image import ImageLane
 from mss_perception.lidar import LidarLane, point_times_ns
 from mss_perception.transforms import Transforms
-from training.synthetic.recorder import Recorder, seconds
+from training.synthetic import bag
+from training.synthetic.recorder import Recorder
 from training.synthetic.rig import MS, TIMING, Rig
 
 _HISTORY_NS = 120 * MS  # of odometry before a frame: more than a sweep
 
 
 class Lanes:
-    """The four lanes for a rig, at its rgb camera's size."""
+    """The four lanes for a rig, at its rgb camera's size: `image`, `depth`, `lidar`, `event`."""
 
     def __init__(self, rig: Rig, encodings: Mapping[str, Encoding]) -> None:
         self.rig = rig
         target, size = rig.rgb, (rig.rgb.height, rig.rgb.width)
-        self._image = ImageLane(encodings["rgb"], target, *size)
-        self._depth = DepthLane(encodings["depth"], target, *size)
-        self._lidar = LidarLane(encodings["lidar"], target, *size)
-        self._event = EventLane(
+        self.image = ImageLane(encodings["rgb"], target, *size)
+        self.depth = DepthLane(encodings["depth"], target, *size)
+        self.lidar = LidarLane(encodings["lidar"], target, *size)
+        self.event = EventLane(
             encodings["event"], target, *size, rig.event, rig.between(target.frame_id, rig.event.frame_id)
         )
 
@@ -36,23 +37,20 @@ class Lanes:
         """Record every sensor around the rgb frame of t_ns: modality -> image u8 (H, W, 3), and labels (H, W) u8.
 
         The sensors measure at their own times; the lanes bring them to t_ns by the odometry, as on the robot."""
-        rig, target = self.rig, self.rig.rgb.frame_id
+        rig, target, types = self.rig, self.rig.rgb.frame_id, messages.bag_types()
         where = Transforms()
-        for frame, T_base_frame in rig.mounts.items():
-            where.add_static("base_link", frame, T_base_frame)
+        where.add_message(bag.static_transforms(types, rig, t_ns))
         for at in range(t_ns - _HISTORY_NS, t_ns + _HISTORY_NS // 4, TIMING["odom"].period_ns):
-            where.add("odom", "base_link", at, recorder.drive.ego.pose(seconds(at)))
+            where.add_odometry(bag.odometry(types, recorder.drive, at))
         pixels, labels = recorder.rgb(t_ns)
         depth_ns, sweep_ns = t_ns + TIMING["depth"].offset_ns, t_ns + TIMING["lidar"].offset_ns
         T_target_depth = where.motion(target, rig.depth.frame_id, depth_ns, t_ns).T[0]
-        cloud = messages.decode_cloud(
-            messages.encode_cloud(messages.bag_types(), recorder.sweep(sweep_ns), sweep_ns, "lidar")
-        )
+        cloud = messages.decode_cloud(messages.encode_cloud(types, recorder.sweep(sweep_ns), sweep_ns, "lidar"))
         motion = where.motion(target, "lidar", point_times_ns(cloud), t_ns)
-        packets = recorder.events(t_ns - self._event.window_ns, t_ns)
+        packets = list(recorder.events(t_ns - self.event.window_ns, t_ns))
         return {
-            "rgb": self._image(pixels).image,
-            "depth": self._depth(recorder.depth(depth_ns), rig.depth, T_target_depth).image,
-            "event": self._event(packets, t_ns).image,
-            "lidar": self._lidar(cloud, motion, True).image,
+            "rgb": self.image(pixels).image,
+            "depth": self.depth(recorder.depth(depth_ns), rig.depth, T_target_depth).image,
+            "event": self.event(packets, t_ns).image,
+            "lidar": self.lidar(cloud, motion, True).image,
         }, labels

@@ -13,7 +13,8 @@ import numpy as np
 
 from training.synthetic import plots, props, vehicles
 from training.synthetic.curve import Curve, ribbon
-from training.synthetic.looks import Look, Material, Styles
+from training.synthetic.kernels import Material
+from training.synthetic.looks import Look, Styles
 from training.synthetic.mesh import Mesh, icosphere, merge, pose, quads
 
 LANE = 3.2

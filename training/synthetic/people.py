@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.synthetic.looks import Look, Material
+from training.synthetic.kernels import Material
+from training.synthetic.looks import Look
 from training.synthetic.mesh import Mesh, box, cylinder, icosphere, merge, pose
 
 CLOTHES = np.array(

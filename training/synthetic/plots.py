@@ -9,7 +9,8 @@ import numpy as np
 
 from training.synthetic import props, vehicles
 from training.synthetic.curve import Curve, ribbon
-from training.synthetic.looks import Look, Material
+from training.synthetic.kernels import Material
+from training.synthetic.looks import Look
 from training.synthetic.mesh import Mesh, pose
 
 if TYPE_CHECKING:  # layout calls this file

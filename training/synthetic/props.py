@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.synthetic.looks import Look, Material, Styles
+from training.synthetic.kernels import Material
+from training.synthetic.looks import Look, Styles
 from training.synthetic.mesh import (
     Mesh,
     box,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from training.synthetic.looks import Look, Material
+from training.synthetic.kernels import Material
+from training.synthetic.looks import Look
 from training.synthetic.mesh import Mesh, box, cylinder, fan, icosphere, loft, merge, quads
 from training.synthetic.people import CLOTHES, SKIN
 
