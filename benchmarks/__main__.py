@@ -40,8 +40,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"rows to run: {', '.join(ROWS)} (default: all)")
     parser.add_argument("--json", metavar="FILE", help="write the rows here too")
-    parser.add_argument("--runs", type=int, default=30)
+    parser.add_argument("--runs", type=int, default=30, help="the figure is the median of so many (default 30)")
     args = parser.parse_args()
+    if args.runs < 1:
+        parser.error(f"--runs {args.runs} must be at least 1")
     if unknown := [name for name in args.names if name not in ROWS]:
         parser.error(f"no row {unknown[0]!r}; rows: {', '.join(ROWS)}")
     cv2.setNumThreads(1)

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from mss_models.modality import DEFAULT_ENCODINGS
+from mss_models.runtime.readout import read_out
 from mss_perception import messages
 from mss_perception.camera import Camera
 from mss_perception.events import EventLane
+from mss_perception.image import ImageLane
 from mss_perception.lidar import LidarLane
+from mss_perception.messages.images import read_pixels
 from mss_perception.projection import Motion
 
 SIZE = 1024
@@ -84,17 +90,54 @@ def event_accumulation() -> Row:
                peer, 0.5)
 
 
-def image_decoding() -> Row:
-    """A 1024 x 1024 bgr8 Image -> RGB array, beside the copy and flip that a plain NumPy user writes."""
-    pixels = np.random.default_rng(2).integers(0, 255, (SIZE, SIZE, 3)).astype(np.uint8)
+def camera_image() -> Row:
+    """A 1920 x 1080 bgr8 Image -> the network's 1024 x 576 RGB, beside the user's usual decoder and cv2.resize."""
+    pixels = np.random.default_rng(2).integers(0, 255, (1080, 1920, 3)).astype(np.uint8)
     message = messages.encode_image(messages.bag_types(), pixels, "bgr8", 1, "camera")
-    return Row("image: 1024 x 1024 bgr8 -> RGB", "np.frombuffer(...)[..., ::-1].copy()",
-               lambda: messages.decode_image(message),
-               lambda: np.frombuffer(message.data, np.uint8).reshape(SIZE, SIZE, 3)[..., ::-1].copy(), 1.0)
+    full = Camera(1920, 1080, np.array([[960.0, 0, 960], [0, 960, 540], [0, 0, 1]]), frame_id="camera")
+    lane = ImageLane(DEFAULT_ENCODINGS["rgb"], full, 576, 1024)
+    name, decode = usual_decoder()
+    return Row("image: 1920 x 1080 bgr8 -> 1024 x 576 RGB", f"{name}, cv2.resize INTER_AREA",
+               lambda: lane(read_pixels(message)).image,
+               lambda: cv2.resize(decode(message), (1024, 576), interpolation=cv2.INTER_AREA), 1.0)
+
+
+def usual_decoder() -> tuple[str, Callable[[object], np.ndarray]]:
+    """What a user takes to make an RGB array of an Image: cv_bridge, else rosbags-image, else OpenCV by hand."""
+    try:
+        from cv_bridge import CvBridge
+
+        bridge = CvBridge()
+        return "cv_bridge", lambda message: bridge.imgmsg_to_cv2(message, "rgb8")
+    except ImportError:
+        pass
+    try:
+        from rosbags.image import message_to_cvimage
+
+        return "rosbags-image", lambda message: message_to_cvimage(message, "rgb8")
+    except ImportError:
+        return "np.frombuffer, cv2.cvtColor", lambda message: cv2.cvtColor(
+            np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3), cv2.COLOR_BGR2RGB)
+
+
+def reading_out() -> Row:
+    """Logits of 25 classes, 288 x 512 -> labels and confidence of a 1920 x 1080 camera, beside the textbook's lines."""
+    torch.set_num_threads(1)
+    coarse = torch.randn(1, 25, 72, 128, generator=torch.Generator().manual_seed(3))
+    logits = F.interpolate(coarse, (288, 512), mode="bilinear").contiguous(memory_format=torch.channels_last)
+
+    def peer() -> tuple[torch.Tensor, torch.Tensor]:
+        resized = F.interpolate(logits, (1080, 1920), mode="bilinear", align_corners=False)
+        confidence, labels = resized.softmax(dim=1).max(dim=1)
+        return labels.to(torch.uint8), (255 * confidence).round_().to(torch.uint8)
+
+    return Row("read-out: 25 x 288 x 512 logits -> 1920 x 1080", "F.interpolate, softmax, max",
+               lambda: read_out(logits, (1080, 1920)), peer, 1.0)
 
 
 ROWS: dict[str, Callable[[], Row]] = {
     "lidar": lidar_projection,
     "events": event_accumulation,
-    "image": image_decoding,
+    "image": camera_image,
+    "readout": reading_out,
 }

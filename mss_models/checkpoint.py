@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors import torch as safetensors
 from torch import Tensor
 
+from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 from mss_models.modality import Encoding
 from mss_models.system import System, create
@@ -81,7 +81,7 @@ def save(path: str | Path, model: System, labels: LabelSet, encodings: Mapping[s
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the card is no JSON: {error}") from error
     data = safetensors.save(tensors, {METADATA_KEY: text})
-    _write_atomically(Path(path), data)
+    write_atomically(Path(path), data)
     return model_id(data)
 
 
@@ -175,16 +175,3 @@ def _check_weights(path: str | Path, tensors: Mapping[str, Tensor], expected: Ma
     if wrong:
         more = f"; and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"{path}: its weights do not fit its architecture: {'; '.join(wrong[:3])}{more}")
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

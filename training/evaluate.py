@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from mss_models import checkpoint as checkpoints
 from mss_models.checkpoint import CheckpointError
+from mss_models.files import write_atomically
 from mss_models.runtime import PRECISIONS, OptionError, TorchRuntime, open_runtime
 from training.commands import Parser, at_least
 from training.datasets.deliver import CASES, NORMAL, SPLITS, WEATHERS, Deliver, recording_card
 from training.datasets.sample import DatasetError
-from training.files import write_atomically
 from training.protocols import (
     PROTOCOLS,
     all_subsets,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from training.files import write_atomically
+from mss_models.files import write_atomically
 from training.recipes import Recipe, to_dict
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     """Writes a temporary file beside `path` and renames it to `path`.
 
-    Raises OSError that names `path` (disk full, say); what was there before then stays.
+    Folders that are missing are made. Raises OSError that names `path` (disk full, say); what was there before stays.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
