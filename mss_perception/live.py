@@ -123,6 +123,18 @@ class Recording:
     sent: dict[str, int]
     player: dict
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Drops by reason, as the node counted them."""
+        return {key.partition(".")[2]: count for key, count in self.diagnostics.items() if key.startswith("dropped.")}
+
+    @property
+    def messages(self) -> dict[str, dict[str, int]]:
+        """Topic -> messages sent, received, and counted as lost by the node."""
+        received = {one["topic"]: one for one in self.topics.values()}
+        return {topic: {"sent": sent, "received": received[topic]["received"], "counted_lost": received[topic]["lost"]}
+                for topic, sent in self.sent.items()}
+
     def segmentation(self, t_ref_ns: int) -> np.ndarray | None:
         path = self.labels.get(t_ref_ns)
         return None if path is None else cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
@@ -131,36 +143,21 @@ class Recording:
 def read_recording(folder: Path) -> Recording:
     """Raises LiveError when the node told of nothing."""
     player = json.loads((folder / "player.json").read_text())
-    records = [_record(json.loads(line), player["shift_ns"]) for line in (folder / "masks.jsonl").open()]
+    shift_ns = player["shift_ns"]
+    records = [_moved_back(json.loads(line), shift_ns) for line in (folder / "masks.jsonl").open()]
     lines = (folder / "diagnostics.jsonl").read_text().splitlines()
     if not records or not lines:
         raise LiveError(f"{folder} has no masks or no diagnostics of the node")
-    statuses = {name.partition(": ")[2]: one for name, one in json.loads(lines[-1])["statuses"].items()}
-    summary = statuses.pop("segmentation")
-    labels = {int(path.stem) - player["shift_ns"]: path for path in (folder / "labels").glob("*.png")}
-    return Recording(records, labels, {"level": summary["level"], "message": summary["message"],
-                                       **_plain(summary["values"])},
-                     {role: {"level": one["level"], "message": one["message"], **_plain(one["values"])}
-                      for role, one in statuses.items()}, player["sent"], player)
+    statuses = {name.partition(": ")[2]: {"level": one["level"], "message": one["message"], **one["values"]}
+                for name, one in json.loads(lines[-1]).items()}
+    labels = {int(path.stem) - shift_ns: path for path in (folder / "labels").glob("*.png")}
+    return Recording(records, labels, statuses.pop("segmentation"), statuses, player["sent"], player)
 
 
-def _record(message: Mapping, shift_ns: int) -> dict:
-    """A message of ~/modality_mask as a record of frames.jsonl."""
-    statuses = dict(message["statuses"])
-    summary = _plain(statuses.pop("modality_mask")["values"])
-    inputs = {name.partition("/")[2]: {"state": one["message"], **_plain(one["values"])}
-              for name, one in statuses.items()}
-    return {"t_ref": summary["t_ref"] - shift_ns, "epoch": summary["epoch"], "dropped": summary.get("dropped"),
-            "deadline_hit": summary["deadline_hit"], "mask": {name: bool(summary[name]) for name in inputs},
-            "inputs": inputs,
-            "latency_ms": {name.removesuffix("_ms"): value for name, value in summary.items() if name.endswith("_ms")}}
-
-
-def _plain(values: Mapping[str, str]) -> dict:
-    """Diagnostic values as numbers and booleans where they are some."""
-    def plain(value: str):
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return {key: plain(value) for key, value in values.items()}
+def _moved_back(record: dict, shift_ns: int) -> dict:
+    """A record with the stamps of the bag instead of those that the player gave."""
+    record["t_ref"] -= shift_ns
+    for one in record["inputs"].values():
+        if "stamp" in one:
+            one["stamp"] -= shift_ns
+    return record

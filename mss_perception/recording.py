@@ -19,6 +19,7 @@ from mss_models.labels import LabelSet
 from mss_perception import draw, messages, scoring
 from mss_perception.bags import BagWriter
 from mss_perception.faults import SECOND, Fault
+from mss_perception.mask_message import mask_message
 from mss_perception.pipeline import Output
 from mss_perception.report import Picture
 
@@ -26,7 +27,6 @@ EVENLY = 6                  # pictures spread over the run; one more for each fa
 PICTURE_WIDTH = 400         # of a panel in the report, pixels
 RECORDED = ("run.json", "frames.jsonl", "metrics.json", "report.html", "pictures", "labels", "bag")
 OF_EVERY_RUN = {"bag", "network", "faults"}     # what run.json tells, by which a replay's is recognised
-LEVELS = {"OK": 0, "HELD": 0, "DISABLED": 0, "LATE": 1, "MISSING": 1, "INVALID": 2, "STALE": 3}    # DiagnosticStatus
 
 
 class RunError(ValueError):
@@ -110,10 +110,8 @@ class Run:
     def add(self, output: Output, truth: np.ndarray | None) -> None:
         """Write one set. truth: (H, W) uint8 class ids like output.labels, where known."""
         index = len(self.records)
-        record = {
-            "t_ref": output.t_ref_ns, "epoch": output.epoch, "mask": output.mask, "dropped": output.dropped,
-            "deadline_hit": output.deadline_hit, "frame_id": output.frame_id, "inputs": output.inputs,
-        }
+        record = output.record()
+        latency_ms = record.pop("latency_ms")
         if not output.dropped:
             record["labels"] = hashlib.sha256(output.labels.tobytes()).hexdigest()[:16]
             record["confidence"] = round(float(output.confidence.mean()) / 255, 6)
@@ -126,7 +124,7 @@ class Run:
                 for order, (name, image) in enumerate(panels(output, truth, self.label_set).items()):
                     self._save(f"pictures/{index:06d}/{order}_{name}.png", draw.png(image, PICTURE_WIDTH))
         # Last, because they alone differ between two runs.
-        record["latency_ms"] = {stage: round(value, 3) for stage, value in output.latency_ms.items()}
+        record["latency_ms"] = {stage: round(value, 3) for stage, value in latency_ms.items()}
         self.records.append(record)
         self._held += 1
         self._file.write(json.dumps(record) + "\n")
@@ -167,14 +165,14 @@ class Run:
         shutil.rmtree(path, ignore_errors=True)
         with BagWriter(path) as bag:
             for index, record in enumerate(self.records):
+                t_ref, frame = record["t_ref"], record["frame_id"]
+                bag.write("/mss_perception/modality_mask", mask_message(types, record), t_ref)
                 if record["dropped"]:
                     continue
-                t_ref, frame = record["t_ref"], record["frame_id"]
                 for topic, suffix in (("segmentation", ""), ("segmentation/confidence", "_confidence")):
                     image = cv2.imread(str(self.folder / f"labels/{index:06d}{suffix}.png"), cv2.IMREAD_GRAYSCALE)
                     bag.write(f"/mss_perception/{topic}", messages.encode_image(types, image, "mono8", t_ref, frame),
                               t_ref)
-                bag.write("/mss_perception/modality_mask", mask_message(types, record), t_ref)
         return path
 
 
@@ -230,21 +228,3 @@ def remark(state: Mapping | None) -> str:
     if state.get("frozen"):
         parts.append("frozen payload")
     return ", ".join(parts) + (f": {state['reason']}" if state.get("reason") else "")
-
-
-def mask_message(types, record: Mapping):
-    """The record's mask as the node publishes it on ~/modality_mask."""
-    def status(name: str, level: int, text: str, values: Mapping):
-        pairs = [types.KeyValue(key=key, value=str(value)) for key, value in values.items() if value is not None]
-        return types.DiagnosticStatus(level=level, name=name, message=text, hardware_id="", values=pairs)
-
-    summary = {"t_ref": record["t_ref"], "epoch": record["epoch"], "deadline_hit": record["deadline_hit"],
-               **{name: int(used) for name, used in record["mask"].items()}}
-    degraded = sum(record["mask"].values()) < sum(one["state"] != "DISABLED" for one in record["inputs"].values())
-    statuses = [status("modality_mask", int(degraded), scoring.mask_name(record["mask"]), summary)]
-    statuses += [status(f"modality_mask/{name}", LEVELS[one["state"]], one["state"],
-                        {key: value for key, value in one.items() if key != "state"})
-                 for name, one in record["inputs"].items()]
-    header = messages.encode_header(types, record["t_ref"], record["frame_id"])
-    return types.DiagnosticArray(header=header, status=statuses)
-

@@ -27,12 +27,13 @@ import numpy as np
 from tqdm import tqdm
 
 from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
-from mss_models.runtime import open_runtime
+from mss_models.modality import Encoding
+from mss_models.runtime import OptionError, open_runtime
 from mss_perception import scoring
 from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
 from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError
-from mss_perception.faults import GRAMMAR, KINDS, SECOND, FaultError, FaultSchedule
+from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule
 from mss_perception.messages import MessageError, decode_image, stamp_ns
 from mss_perception.pipeline import Output, Pipeline
 from mss_perception.recording import Run, RunError
@@ -46,7 +47,7 @@ class ReplayError(ValueError):
 
 
 USER_ERRORS = (ReplayError, BagError, CalibrationError, CheckpointError, ConfigError, FaultError, RunError,
-               MessageError)
+               MessageError, OptionError)
 
 
 class Replay:
@@ -152,9 +153,7 @@ class Replay:
 
     def expected_masks(self) -> scoring.ExpectedMasks:
         """What the masks should be, once the bag has been read."""
-        event = self.runtime.encodings.get("event")
-        window = {"window_sec": float(event.params["window_sec"])} if event and "window_sec" in event.params else {}
-        return scoring.ExpectedMasks(self.schedule.faults, self.config, self.start_ns, self.stamps, **window)
+        return expected_masks(self.schedule.faults, self.config, self.start_ns, self.stamps, self.runtime.encodings)
 
     def _conclude(self) -> dict:
         """metrics.json, report.html, the pictures, the bag."""
@@ -175,6 +174,13 @@ class Replay:
              "Faults": " · ".join(map(str, faults)) or "none"},
             self.runtime.card))
         return metrics
+
+
+def expected_masks(faults: Sequence[Fault], config: Config, start_ns: int, stamps: Mapping[str, Sequence[int]],
+                   encodings: Mapping[str, Encoding]) -> scoring.ExpectedMasks:
+    """The masks that faults ask for, with a network of these encodings."""
+    window = {"window_sec": encodings["event"].params["window_sec"]} if "event" in encodings else {}
+    return scoring.ExpectedMasks(faults, config, start_ns, stamps, **window)
 
 
 class Truth:
@@ -296,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                          report=not options.no_report, progress=not options.quiet)()
     except USER_ERRORS as error:
         print(f"replay: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         print(f"replay: interrupted; --resume goes on with {options.out}", file=sys.stderr)
         return 130

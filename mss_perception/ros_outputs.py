@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -14,14 +14,9 @@ from sensor_msgs.msg import Image, PointCloud2
 
 from mss_models.labels import LabelSet
 from mss_perception import draw, messages
+from mss_perception.mask_message import mask_message
 from mss_perception.pipeline import Output
 from mss_perception.ros_compat import TYPES, cloud_message, image_message, vision_msgs
-from mss_perception.scoring import mask_name
-
-LEVELS = {"OK": DiagnosticStatus.OK, "HELD": DiagnosticStatus.OK, "LATE": DiagnosticStatus.WARN,
-          "MISSING": DiagnosticStatus.WARN, "STALE": DiagnosticStatus.STALE, "INVALID": DiagnosticStatus.ERROR,
-          "DISABLED": DiagnosticStatus.OK}
-"""State of an input -> level of its diagnostic status."""
 
 
 class Outputs:
@@ -66,7 +61,7 @@ class Outputs:
             output.latency_ms["publish"] = 1e3 * (time.perf_counter() - started)
             now_ns = self.node.get_clock().now().nanoseconds
             output.latency_ms["stamp_to_publish"] = (now_ns - output.t_ref_ns) / 1e6
-        self.publishers["modality_mask"].publish(mask_message(output))
+        self.publishers["modality_mask"].publish(mask_message(TYPES, output.record()))
 
     def _publish_pictures(self, output: Output) -> None:
         stamp, frame = output.t_ref_ns, output.frame_id
@@ -109,36 +104,3 @@ def packed_colors(labels: LabelSet) -> np.ndarray:
     """(256,) float32 whose bits are 0x00RRGGBB of each class; black for ids that are no class."""
     palette = labels.colorize(np.arange(256, dtype=np.uint8)[None])[0].astype(np.uint32)
     return (palette[:, 0] << 16 | palette[:, 1] << 8 | palette[:, 2]).astype(np.uint32).view(np.float32)
-
-
-def mask_message(output: Output) -> DiagnosticArray:
-    """The modality mask of one set under the output's stamp: first a summary, then one status per input.
-
-    The summary's values are t_ref, epoch, deadline_hit, the reason if it was dropped, each input's 0 or 1 and this
-    set's latencies; an input's message is its state, its values are what is known of its sample.
-    """
-    present = [name for name, used in output.mask.items() if used]
-    degraded = len(present) < sum(one["state"] != "DISABLED" for one in output.inputs.values())
-    summary = {"t_ref": output.t_ref_ns, "epoch": output.epoch, "deadline_hit": output.deadline_hit,
-               "dropped": output.dropped, **{name: int(used) for name, used in output.mask.items()},
-               **{f"{stage}_ms": value for stage, value in output.latency_ms.items()}}
-    level = DiagnosticStatus.ERROR if output.dropped else DiagnosticStatus.WARN if degraded else DiagnosticStatus.OK
-    statuses = [status("modality_mask", level, mask_name(output.mask), summary)]
-    statuses += [status(f"modality_mask/{name}", LEVELS[one["state"]], one["state"],
-                        {key: value for key, value in one.items() if key != "state"})
-                 for name, one in output.inputs.items()]
-    return DiagnosticArray(header=messages.encode_header(TYPES, output.t_ref_ns, output.frame_id), status=statuses)
-
-
-def status(name: str, level: bytes, message: str, values: dict) -> DiagnosticStatus:
-    """One DiagnosticStatus; values that are not known (None) are left out."""
-    return DiagnosticStatus(name=name, level=level, message=message,
-                            values=[KeyValue(key=key, value=text(value)) for key, value in values.items()
-                                    if value is not None])
-
-
-def text(value) -> str:
-    """A diagnostic value: floats short, booleans as true and false."""
-    if isinstance(value, bool | np.bool_):
-        return "true" if value else "false"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -33,7 +33,7 @@ from mss_perception.ros_compat import TYPES
 from mss_perception.ros_process import leave
 
 CLOCK_PERIOD_NS = SECOND // 100
-SETTLE_SEC = 1.0        # a subscriber knows of the publisher, and is connected to it, a little later than it is known
+SETTLE_SEC = 2.0        # a subscriber may know of the publisher later than the publisher of it
 LINGER_SEC = 1.0        # best-effort messages are not acknowledged; those still on their way die with the publisher
 
 

@@ -1,7 +1,7 @@
 """Record what the node publishes, until SIGINT: `python -m mss_perception.ros_recorder --out DIR`.
 
-DIR/masks.jsonl has one line per mask message, DIR/diagnostics.jsonl one per diagnostic message of the node, both
-{stamp, received (steady clock), statuses: {name: {level, message, values}}}, and DIR/labels/<stamp>.png each
+DIR/masks.jsonl has one line per mask message, like frames.jsonl of a replay; DIR/diagnostics.jsonl one per diagnostic
+message of the node, {name: {level (0 OK, 1 WARN, 2 ERROR, 3 STALE), message, values}}; DIR/labels/<stamp>.png is each
 segmentation.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
+from mss_perception.mask_message import read_mask_message, values_of
 from mss_perception.messages import decode_image, stamp_ns
 from mss_perception.ros_process import leave, spin
 
@@ -48,21 +48,19 @@ class Recorder(Node):
         self.get_logger().info(f"recording from {change.current_count} node(s)")
 
     def on_mask(self, message: DiagnosticArray) -> None:
-        self._write("masks", message)
+        self._write("masks", read_mask_message(message))
 
     def on_diagnostics(self, message: DiagnosticArray) -> None:
-        if any(status.name.startswith(self.node_name.strip("/")) for status in message.status):
-            self._write("diagnostics", message)
+        statuses = {status.name: {"level": status.level[0], "message": status.message, "values": values_of(status)}
+                    for status in message.status if status.name.startswith(self.node_name.strip("/"))}
+        if statuses:
+            self._write("diagnostics", statuses)
 
     def on_labels(self, message: Image) -> None:
         cv2.imwrite(str(self.labels / f"{stamp_ns(message.header)}.png"), decode_image(message),
                     [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
-    def _write(self, name: str, message: DiagnosticArray) -> None:
-        statuses = {status.name: {"level": status.level[0], "message": status.message,
-                                  "values": {one.key: one.value for one in status.values}}
-                    for status in message.status}
-        line = {"stamp": stamp_ns(message.header), "received": time.monotonic_ns(), "statuses": statuses}
+    def _write(self, name: str, line: dict) -> None:
         self.files[name].write(json.dumps(line) + "\n")
 
 

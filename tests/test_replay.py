@@ -18,6 +18,7 @@ from mss_perception import messages, replay
 from mss_perception.bags import BagWriter, read_bag
 from mss_perception.camera import Camera
 from mss_perception.config import Config, ConfigError
+from mss_perception.mask_message import read_mask_message
 from mss_perception.recording import RunError
 from mss_perception.replay import Replay, ReplayError
 
@@ -99,17 +100,23 @@ def test_score_is_that_of_the_labels_written(recording, tmp_path):
     assert metrics["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
 
 
-def test_output_bag_carries_the_mask_under_the_outputs_stamp(recording, tmp_path):
-    run(recording, tmp_path, ["depth:drop@0.5-1.2"], write_bag=True)
-    records = {record["t_ref"]: record for record in frames(tmp_path) if not record["dropped"]}
-    written = read_bag(tmp_path / "bag", ["/mss_perception/modality_mask"])
-    masks = {messages.stamp_ns(m.header): m for _, _, m in written}
-    assert set(masks) == set(records)
-    for t_ref, message in masks.items():
-        values = {pair.key: pair.value for pair in message.status[0].values}
-        assert {name: values[name] == "1" for name in records[t_ref]["mask"]} == records[t_ref]["mask"]
-        assert message.status[2].name == "modality_mask/depth"
-        assert message.status[2].message == records[t_ref]["inputs"]["depth"]["state"]
+def test_output_bag_carries_the_record_of_every_set_dropped_ones_included(recording, tmp_path):
+    run(recording, tmp_path, ["depth:drop@0.5-1.2"], values={"min_modalities": 4}, write_bag=True)
+    records = {record["t_ref"]: record for record in without_latency(frames(tmp_path))}
+    assert len({record["dropped"] for record in records.values()}) == 2
+    written = {messages.stamp_ns(m.header): read_mask_message(m) for _, _, m
+               in read_bag(tmp_path / "bag", ["/mss_perception/modality_mask"])}
+    assert list(written) == list(records)
+    for t_ref, record in written.items():
+        assert record.pop("latency_ms")
+        assert record == {key: value for key, value in approximately(records[t_ref]).items() if key in record}
+
+
+def approximately(value):
+    """The same with floats as a message has them."""
+    if isinstance(value, dict):
+        return {key: approximately(one) for key, one in value.items()}
+    return pytest.approx(value, rel=1e-3) if isinstance(value, float) else value
 
 
 def test_two_replays_are_identical_but_for_latency(recording, tmp_path):
@@ -265,12 +272,12 @@ def test_wrong_arguments_end_with_one_clear_line(recording, tmp_path, capsys, ar
     done = replay.main([str(bag), "--out", str(tmp_path / "out"), "--checkpoint", str(checkpoint), "--quiet",
                         *arguments])
     message = capsys.readouterr().err
-    assert done == 1 and text in message and "Traceback" not in message
+    assert done == 2 and text in message and "Traceback" not in message
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_bag_is_an_error_that_names_it(tmp_path, capsys):
-    assert replay.main([str(tmp_path / "no.mcap"), "--out", str(tmp_path / "out")]) == 1
+    assert replay.main([str(tmp_path / "no.mcap"), "--out", str(tmp_path / "out")]) == 2
     assert "no.mcap does not exist" in capsys.readouterr().err
 
 
@@ -320,7 +327,7 @@ def test_labels_of_another_label_set_are_an_error_that_names_it(recording, tmp_p
             bag.write(topic, message, time_ns)
     done = replay.main([str(tmp_path / "wrong"), "--out", str(tmp_path / "out"), "--checkpoint", str(recording[1]),
                         "--quiet"])
-    assert done == 1 and "labels on /labels hold the id 77; the network's label set deliver" in capsys.readouterr().err
+    assert done == 2 and "labels on /labels hold the id 77; the network's label set deliver" in capsys.readouterr().err
 
 
 def test_fault_times_count_from_the_bags_first_message_even_one_that_is_not_used(recording, tmp_path):
