@@ -27,11 +27,12 @@ class System(nn.Module):
     content of an absent modality, NaN included, never changes the output.
 
     Attributes: `architecture` (dict; `create(**architecture)` rebuilds the network), `modalities` (canonical order),
-    `num_classes`; of the class, `source` (where the method comes from) and `training_only` (names of the submodules
-    that inference does not need).
+    `num_classes`; of the class, `source` (where the method comes from), `ours` (what is not the source's, where it is
+    silent or meant otherwise) and `training_only` (names of the submodules that inference does not need).
     """
 
     source: str
+    ours: str = ""
     training_only: tuple[str, ...] = ()
 
     def __init__(self, *, system: str, modalities: tuple[str, ...], num_classes: int, **options: Any) -> None:
@@ -48,6 +49,12 @@ class System(nn.Module):
 
         A modality that no sample has may be left out of both dicts. Raises InputError.
         """
+        images, present, (height, width) = self.prepare(images, present)
+        return self.segment(images, present)[..., :height, :width]
+
+    def prepare(self, images: Mapping[str, Tensor],
+                present: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[int, int]]:
+        """What `segment` takes, from what forward takes, and the size (H, W) without the padding. Raises InputError."""
         height, width = self._check(images, present)
         pad = (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE)
         dtype = next(self.parameters()).dtype
@@ -55,8 +62,7 @@ class System(nn.Module):
                   for name in self.modalities if name in images and bool(present[name].any())}
         if any(pad):
             images = {name: F.pad(image, pad) for name, image in images.items()}
-        present = {name: present[name] for name in images}
-        return self.segment(images, present)[..., :height, :width]
+        return images, {name: present[name] for name in images}, (height, width)
 
     def segment(self, images: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         """Logits (B, K, H, W), for H and W multiples of 32.
@@ -68,6 +74,9 @@ class System(nn.Module):
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Training loss of a batch with `images`, `present` (as in forward) and `labels` (B, H, W) int64.
+
+        Where `present` has been thinned by modality dropout, `available`, of the same form, may say what the frames
+        have: for a teacher, see systems/anyseg.py.
 
         Returns the scalar to minimise and a dict of detached scalars to log.
         """

@@ -26,5 +26,9 @@ class SQHub(nn.Module):
             for _ in range(count))
 
     def forward(self, tokens: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-        weighted = [convolve(score, x) * x + x for score, x in zip(self.scores, tokens, strict=True)]
+        weighted = [self.weigh(i, x) for i, x in zip(range(len(self.scores)), tokens, strict=True)]
         return weighted, functools.reduce(torch.maximum, weighted)
+
+    def weigh(self, i: int, x: Tensor) -> Tensor:
+        """The re-weighted tokens of modality i alone."""
+        return convolve(self.scores[i], x) * x + x

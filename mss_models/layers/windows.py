@@ -20,13 +20,24 @@ def merge(windows: Tensor, size: int, height: int, width: int) -> Tensor:
 
 
 def shift_mask(height: int, width: int, size: int, shift: int, device: torch.device) -> Tensor:
-    """Who may look at whom after rolling a map by -shift: (nW, size^2, size^2) bool.
+    """Who may look at whom in a map padded to whole windows and then rolled by -shift: (nW, size^2, size^2) bool.
 
-    Rolling brings the map's first `shift` rows and columns next to its last ones; they stay apart.
+    Rolling brings the map's first `shift` rows and columns next to its last ones; they stay apart. Pixels and padding
+    (at the right and bottom) stay apart too, but everyone sees at least itself.
     """
-    def wrapped(length: int) -> Tensor:  # 1 where the rolled axis has come around
-        return (torch.arange(length, device=device) >= length - shift).to(torch.int32)
+    def region(length: int) -> Tensor:  # along one axis: 0, or 1 where the rolled axis has come around, or 2 in padding
+        at = (torch.arange(length + -length % size, device=device) + shift) % (length + -length % size)
+        return torch.where(at >= length, 2, (at < shift).int())
 
-    region = 2 * wrapped(height)[:, None] + wrapped(width)  # (height, width)
-    windows = partition(region[None, :, :, None], size).squeeze(-1)  # (nW, size^2)
+    regions = 3 * region(height)[:, None] + region(width)  # (H, W), padded
+    windows = partition(regions[None, :, :, None], size).squeeze(-1)  # (nW, size^2)
     return windows[:, :, None] == windows[:, None, :]
+
+
+def relative_positions(size: int, device: torch.device) -> Tensor:
+    """How the pixels of a window lie to each other: (size^2, size^2) in 0 .. (2 size - 1)^2 - 1, equal where the offset
+    (row, column) is equal."""
+    at = torch.arange(size, device=device)
+    delta = at[:, None] - at + size - 1  # (size, size), 0 .. 2 size - 2
+    index = delta[:, None, :, None] * (2 * size - 1) + delta[:, None, :]  # (row, column, row', column')
+    return index.view(size**2, size**2)

@@ -7,7 +7,8 @@ their content cannot matter and the time falls with their number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +16,14 @@ from mss_models.backbones import create_backbone
 from mss_models.heads.segformer import SegFormerHead, resize
 from mss_models.layers.present import encode_present, mean_over_present
 from mss_models.system import System
+
+
+class Encoded(NamedTuple):
+    """`features`: 4 x (M, B, C, h, w), of the modalities `names`; zero where `mask`, (M, B) bool, is false."""
+
+    names: tuple[str, ...]
+    features: list[Tensor]
+    mask: Tensor
 
 
 class SegFormerMean(System):
@@ -31,7 +40,18 @@ class SegFormerMean(System):
         self.head = SegFormerHead(self.backbone.channels, head_width, num_classes, dropout)
 
     def segment(self, images: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
-        features, mask = encode_present(self.backbone, images, present)  # 4 x (M, B, C, h, w), (M, B)
-        logits = self.head([mean_over_present(one, mask) for one in features])  # (B, K, H/4, W/4)
-        size = next(iter(images.values())).shape[-2:]
+        return self.decode(self.encode(images, present), next(iter(images.values())).shape[-2:])
+
+    def encode(self, images: dict[str, Tensor], present: dict[str, Tensor]) -> Encoded:
+        return Encoded(tuple(images), *encode_present(self.backbone, images, present))
+
+    def decode(self, encoded: Encoded, size: Sequence[int]) -> Tensor:
+        """Logits (B, K, *size)."""
+        logits = self.head([mean_over_present(one, encoded.mask) for one in encoded.features])  # (B, K, H/4, W/4)
         return resize(logits.float(), size)  # in bf16, close classes would tie
+
+    def encode_and_decode(self, images: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> tuple[Encoded, Tensor]:
+        """The maps, of the padded images, and the logits (B, K, H, W); both take part in distillation."""
+        images, present, (height, width) = self.prepare(images, present)
+        encoded = self.encode(images, present)
+        return encoded, self.decode(encoded, next(iter(images.values())).shape[-2:])[..., :height, :width]
