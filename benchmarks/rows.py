@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -104,20 +106,14 @@ def camera_image() -> Row:
 
 def usual_decoder() -> tuple[str, Callable[[object], np.ndarray]]:
     """What a user takes to make an RGB array of an Image: cv_bridge, else rosbags-image, else OpenCV by hand."""
-    try:
-        from cv_bridge import CvBridge
-
-        bridge = CvBridge()
+    if importlib.util.find_spec("cv_bridge"):
+        bridge = importlib.import_module("cv_bridge").CvBridge()
         return "cv_bridge", lambda message: bridge.imgmsg_to_cv2(message, "rgb8")
-    except ImportError:
-        pass
-    try:
-        from rosbags.image import message_to_cvimage
-
-        return "rosbags-image", lambda message: message_to_cvimage(message, "rgb8")
-    except ImportError:
-        return "np.frombuffer, cv2.cvtColor", lambda message: cv2.cvtColor(
-            np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3), cv2.COLOR_BGR2RGB)
+    if importlib.util.find_spec("rosbags.image"):
+        convert = importlib.import_module("rosbags.image").message_to_cvimage
+        return "rosbags-image", lambda message: convert(message, "rgb8")
+    return "np.frombuffer, cv2.cvtColor", lambda message: cv2.cvtColor(
+        np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3), cv2.COLOR_BGR2RGB)
 
 
 def reading_out() -> Row:
