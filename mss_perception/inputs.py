@@ -35,7 +35,7 @@ class State(enum.Enum):
 @dataclass
 class InputState:
     """What one set got from one input. delta_ns = stamp - offset - t_ref; age_ns only when HELD; coverage in 0..1 only
-    for streams, whose stamp is where the data of the window ends."""
+    for streams, whose stamp is where the data of the window ends: less than 1 is a partial window."""
 
     state: State
     stamp_ns: int | None = None

@@ -12,7 +12,6 @@ from collections import Counter
 from types import SimpleNamespace as Event
 
 MS = 1_000_000
-NEVER = float("inf")
 
 
 def ns(sec):

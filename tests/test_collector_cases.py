@@ -459,6 +459,13 @@ def test_a_jump_of_the_nodes_clock_is_one_reset_with_one_line_of_log(caplog):
     assert masks([one for one in rig.sets if one.epoch == 1][1:-1]) == {"rl"}
 
 
+def test_a_reset_names_the_input_and_the_step_of_its_stamps():
+    rig = Rig(["rgb"], inputs={"rgb": {"offset_sec": 0.2}}, max_future_sec=1.0).play(2000)
+    for stamp in (100, 200):
+        rig.add("rgb", stamp, now=2000 + stamp, clock=EPOCH + ns(stamp))
+    assert rig.resets == ["the stamps of all living inputs went back, rgb by 1.700 s"]      # from 1900
+
+
 def test_an_exception_in_on_reset_is_contained_and_counted(caplog):
     rig = Rig(["rgb"]).play(1000)
 

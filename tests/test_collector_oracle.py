@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from pathlib import Path
 
+import collector_oracle
 import pytest
 from collector_streams import arrivals, compare, random_stream
 from hypothesis import HealthCheck, given, seed, settings
@@ -26,6 +29,11 @@ def quiet():
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
+
+
+def test_the_oracle_shares_no_code_with_the_collector():
+    imported = re.findall(r"^\s*(?:from|import) (\S+)", Path(collector_oracle.__file__).read_text(), re.MULTILINE)
+    assert set(imported) == {"__future__", "collections", "types"}
 
 
 @pytest.mark.parametrize("first", range(FIRST, FIRST + COUNT, BATCH))
