@@ -40,7 +40,7 @@ FAULTS = (
 )
 DURATION_SEC = 12.0
 START_SEC = 120             # for the node to compile its kernels, the first time on a machine
-CHOICES = ((256, 10.0), (256, 5.0), (256, 2.0), (128, 2.0))     # pixels and sets per second, the best first
+CHOICES = ((256, 10.0), (256, 5.0), (128, 5.0), (128, 2.0))     # pixels and sets per second, the best first
 SHARE = 0.4                 # of the time that the network may take; the rest is for the player and the other processes
 RUNS = 7                    # of the network to see how long it takes
 CONFIG = Path(__file__).resolve().parents[1] / "config" / "delivery.yaml"
@@ -199,7 +199,7 @@ def run(out: Path, bag: Path, settings: Mapping, faults: Sequence[str], seed: in
     config = Config.from_yaml(config_file)
     tick_sec = 1 / config.collector.tick_rate_hz
     # At the camera's own rate: which of its frames open sets at a lower one depends on the moment of the start.
-    camera = bag_summary(bag).topics["/" + config.inputs[config.target_camera].topic]
+    camera = bag_summary(bag).topics["/" + config.inputs[config.target_cameras[0]].topic]
     config.set("tick_rate_hz", max(config.collector.tick_rate_hz, camera.rate_hz))
     replay = Replay(bag, out / "replay", config, faults, seed, write_bag=True)
     replay()

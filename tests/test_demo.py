@@ -19,6 +19,7 @@ from mss_perception import demo, live, soak  # noqa: E402
 from mss_perception.bags import BagWriter, bag_summary  # noqa: E402
 from mss_perception.camera import Camera  # noqa: E402
 from mss_perception.config import Config  # noqa: E402
+from mss_perception.faults import parse_fault  # noqa: E402
 from mss_perception.messages import (  # noqa: E402
     bag_types,
     encode_camera_info,
@@ -26,6 +27,8 @@ from mss_perception.messages import (  # noqa: E402
     encode_image,
     encode_transforms,
 )
+from mss_perception.player import LOOP_GAP_NS  # noqa: E402
+from mss_perception.replay import expected_masks  # noqa: E402
 
 MS = 1_000_000
 START = 1_600_000_000 * 1_000_000_000
@@ -98,7 +101,7 @@ def test_live_run_is_scored_and_agrees_with_the_replay(bag, network, tmp_path):
 
 
 class Slow:
-    """A network that takes 0.1 s for 256 pixels; the time that it really takes must not decide a test."""
+    """A network that takes 0.1 s for 256 pixels and 0.05 s for 128; which it really takes must not decide a test."""
     modalities = ("rgb", "lidar")
 
     def __call__(self, images, present) -> None:
@@ -106,10 +109,10 @@ class Slow:
         time.sleep(0.1 * images["rgb"].shape[1] / 256)
 
 
-@pytest.mark.parametrize(("share", "size", "rate_hz"), [(100.0, 256, 10.0), (0.4, 256, 2.0), (0.15, 128, 2.0),
+@pytest.mark.parametrize(("share", "size", "rate_hz"), [(100.0, 256, 10.0), (0.4, 128, 5.0), (0.15, 128, 2.0),
                                                         (0.0, 128, 2.0)])
 def test_size_and_rate_are_the_best_that_leave_room_for_the_rest(monkeypatch, share, size, rate_hz):
-    monkeypatch.setattr(demo, "SHARE", share)       # 0.1 s is 1.0 of the time at 10 Hz, 0.5 at 5 Hz, 0.2 at 2 Hz
+    monkeypatch.setattr(demo, "SHARE", share)       # shares of the choices: 1.0, 0.5, 0.25, 0.1
     monkeypatch.setattr(demo, "RUNS", 1)
     assert demo.affordable(Slow())[:2] == (size, rate_hz)
 
@@ -131,8 +134,6 @@ def test_a_process_that_ends_early_tells_why(tmp_path):
 
 def test_every_sensor_dies_and_returns_and_the_lidar_is_alone_for_a_while():
     """What the demo's schedule must contain, from the issue."""
-    from mss_perception.faults import parse_fault
-
     faults = [parse_fault(one) for one in demo.FAULTS]
     config = Config.from_yaml(demo.CONFIG)
     for name in config.inputs:
@@ -146,10 +147,51 @@ def test_every_sensor_dies_and_returns_and_the_lidar_is_alone_for_a_while():
     assert alone == ["lidar"]
 
 
-def test_soak_faults_are_reproducible_and_within_the_run():
-    faults = soak.random_faults(["rgb", "lidar"], 100, seed=5)
-    assert faults == soak.random_faults(["rgb", "lidar"], 100, seed=5) != soak.random_faults(["rgb", "lidar"], 100, 6)
-    assert len(faults) > 10
+def test_soak_faults_leave_two_sensors_alone_and_come_back(seconds=200):
+    inputs = ["rgb", "depth", "event", "lidar"]
+    texts = soak.random_faults(inputs, seconds, seed=5)
+    assert texts == soak.random_faults(inputs, seconds, seed=5) != soak.random_faults(inputs, seconds, 6)
+    faults = [parse_fault(one, inputs) for one in texts]
+    assert {fault.role for fault in faults} == set(inputs) and {fault.kind for fault in faults} == set(soak.KINDS)
+    times = np.arange(0, seconds + 5, 0.05)
+    active = np.array([[any(fault.role == name and fault.active(t) for fault in faults) for t in times[1:]]
+                       for name in inputs])
+    assert active.sum(axis=0).max() == soak.FAULTED_AT_ONCE and active.mean() > 0.2
+    for name in inputs:
+        mine = sorted((fault.start_sec, fault.end_sec) for fault in faults if fault.role == name)
+        assert all(start - end >= 2 - 0.02 for (_, end), (start, _) in zip(mine, mine[1:], strict=False))
+    deadline, future = Config().collector.deadline_sec, Config().collector.max_future_sec
+    for fault in faults:
+        if fault.kind == "delay":
+            assert not deadline / 2 < fault.amount < 2 * deadline
+        if fault.kind == "stamp":
+            assert abs(fault.amount) > 2 * max(deadline, future)
+
+
+def test_a_looped_bag_is_expected_to_pause_between_its_loops(bag):
+    config = Config.from_mapping({"depth.offset_sec": 0.004, "lidar.offset_sec": -0.006})
+    summary = bag_summary(bag)
+    stamps, pauses = soak.looped(summary, config, loops=3)
+    assert {name: len(known) for name, known in stamps.items()} == {"rgb": 120, "depth": 120, "event": 0, "lidar": 120}
+    period = summary.end_ns - summary.start_ns + LOOP_GAP_NS
+    assert stamps["rgb"][40] == START + period and stamps["lidar"][80] == START + 2 * period - 6 * MS
+    expected = expected_masks([parse_fault("depth:drop@5-6"), *pauses], config, summary.start_ns, stamps, {})
+    assert expected(START + 2000 * MS) == {"rgb": True, "depth": True, "event": False, "lidar": True}
+    assert expected(START + 5500 * MS - 4000 * MS + period)["depth"] is False
+    assert expected(START + 3900 * MS + 20 * MS)["rgb"] is not False           # the last image of the first loop
+    assert expected(START + 3900 * MS + 60 * MS)["rgb"] is False              # the pause
+    assert expected(START + period)["rgb"] is None                             # has just come back
+
+
+def test_soak_checks_memory_and_threads():
+    result = {"memory_growth": 0.04, "threads": {"before": 25.0, "after": 25.0}, "ticks": 50, "outputs": 50,
+              "dropped": {}, "mask_checked": 9, "mask_wrong": 0, "messages": {},
+              "node": {"status": 0, "shutdown_sec": 0.5}, "latency_ms": {"wait": {"p99": 90.0}}}
+    assert not any(soak.checks(result, 0.1).values())
+    for change, words in (({"memory_growth": 0.06}, "+6.0%"), ({"memory_growth": -0.06}, "-6.0%"),
+                          ({"threads": {"before": 25.0, "after": 26.0}}, "26"), ({"mask_wrong": 1}, "1 of 9 wrong")):
+        wrong = [why for why in soak.checks(result | change, 0.1).values() if why]
+        assert len(wrong) == 1 and words in wrong[0]
 
 
 def test_the_config_of_a_run_serves_node_and_replay(bag, tmp_path):
