@@ -135,7 +135,7 @@ def serves(topic: Topic, config: Config) -> str:
         return "labels"
     if proposals.holds_results(topic):
         return "(labels)" if topic.kind == "grey" else ""
-    could = [name for name, kinds in proposals.SERVED_BY.items() if topic.kind in kinds and name in config.inputs]
+    could = [name for name, one in config.inputs.items() if topic.kind in proposals.SERVED_BY[one.modality]]
     return f"({' or '.join(could)})" if could else ""
 
 

@@ -1,21 +1,24 @@
 """Configuration: every parameter is declared here once, with its description, range and default.
 
 The node declares its ROS parameters from these fields, and replay reads the same names from a YAML file. A parameter
-of an input is written `<input>.<field>`, e.g. `lidar.offset_sec`.
+of an input is written `<input>.<field>`, e.g. `lidar.offset_sec`. The parameter `inputs` names the inputs; what stands
+before the first underscore of a name is its modality: `lidar`, `lidar_rear`, `radar`, `depth_left` ...
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mss_models.modality import MODALITIES
+from mss_perception.message_types import ACCEPTED, default_type
 
 NODE = "mss_perception"
 ROS_ONLY = ("use_sim_time", "autostart", "qos_overrides")   # parameters of the node that mean nothing to the pipeline
@@ -33,15 +36,25 @@ def parameter(default, description: str, *, low=None, high=None, choices=None, r
     return field(default=default, metadata=metadata)
 
 
+def message_type(modality: str):
+    return parameter(default_type(modality), TYPE_TEXT, choices=tuple(ACCEPTED[modality]))
+
+
+TYPE_TEXT = "Type of the topic's messages, in the node; of a bag its own counts"
+
+
 @dataclass
 class InputConfig:
     """One sensor: where it comes from and how the collector matches it."""
 
-    name: str = parameter("", "Name of the input; also its modality")
+    name: str = parameter("", "Name of the input")
     enabled: bool = parameter(True, "Take part at all; false gives the state DISABLED")
     topic: str = parameter("", "Topic of the sensor data; relative names are remapped and namespaced as usual")
+    message_type: str = parameter("", TYPE_TEXT)
     info_topic: str = parameter("", "Topic of the CameraInfo; empty for sensors without one")
     frame_id: str = parameter("", "Frame of the data; empty takes header.frame_id")
+    view: str = parameter("", "The one of target_cameras in whose view it is seen; empty: in all, but a target rgb "
+                          "in its own")
     offset_sec: float = parameter(0.0, "Stamp of the sensor minus reference time, seconds", low=-1.0, high=1.0)
     tolerance_sec: float = parameter(0.03, "Largest |stamp - offset - t_ref| of a match, seconds", low=0.0, high=1.0)
     hold_sec: float = parameter(0.0, "Reuse a sample up to this much older, seconds; 0 never", low=0.0, high=10.0)
@@ -52,11 +65,42 @@ class InputConfig:
     recover_after: int = parameter(2, "Matches in a row until sets wait for it again", low=1, high=100)
     qos_depth: int = parameter(5, "Depth of the best-effort subscription", low=1, high=1000)
 
+    @property
+    def modality(self) -> str:
+        return modality_of(self.name)
+
+
+def modality_of(name: str) -> str:
+    """Of an input: what stands before the first underscore of its name."""
+    return name.partition("_")[0]
+
+
+@dataclass
+class RgbConfig(InputConfig):
+    """An input of camera images."""
+
+    message_type: str = message_type("rgb")
+
+
+@dataclass
+class DepthConfig(InputConfig):
+    """An input of depth images."""
+
+    message_type: str = message_type("depth")
+
+
+@dataclass
+class EventConfig(InputConfig):
+    """An input of events, as packets or pictures."""
+
+    message_type: str = message_type("event")
+
 
 @dataclass
 class LidarConfig(InputConfig):
     """An input of point clouds: what the message cannot say of its driver."""
 
+    message_type: str = message_type("lidar")
     intensity_max: float = parameter(0.0, "What the driver sends for full intensity, usually 1 or 255; 0 takes 255 for "
                                      "an integer field and 1 for a float field", low=0.0)
     time_unit: str = parameter("auto", "Unit of the field with the points' times; none: do not use it",
@@ -67,32 +111,55 @@ class LidarConfig(InputConfig):
 class RadarConfig(InputConfig):
     """An input of radar detections: what the message cannot say of its driver."""
 
+    message_type: str = message_type("radar")
     intensity_min: float = parameter(-20.0, "The driver's rcs, intensity or power (dBsm, dB ...) that counts as none")
     intensity_max: float = parameter(40.0, "The driver's rcs, intensity or power that counts as full")
 
 
-def default_inputs() -> dict[str, InputConfig]:
-    return {
-        "rgb": InputConfig("rgb", topic="image", info_topic="camera_info"),
-        "depth": InputConfig("depth", topic="depth/image", info_topic="depth/camera_info"),
-        "event": InputConfig("event", topic="events", info_topic="events/camera_info", tolerance_sec=0.01,
-                             queue=1000, qos_depth=50),
-        "lidar": LidarConfig("lidar", topic="points", tolerance_sec=0.05),
-    }
+DEFAULTS: dict[str, InputConfig] = {
+    "rgb": RgbConfig("rgb", topic="image", info_topic="camera_info"),
+    "depth": DepthConfig("depth", topic="depth/image", info_topic="depth/camera_info"),
+    "event": EventConfig("event", topic="events", info_topic="events/camera_info", tolerance_sec=0.01, queue=1000,
+                         qos_depth=50),
+    "lidar": LidarConfig("lidar", topic="points", tolerance_sec=0.05),
+    "radar": RadarConfig("radar", topic="radar", tolerance_sec=0.05),
+}
+"""Modality -> the input of that name; one of another name has these values too, but for the topics."""
+DEFAULT_INPUTS = ("rgb", "depth", "event", "lidar")
+TICK_ORDER = ("rgb", "depth", "lidar", "event", "radar")
+CAMERAS = ("rgb", "depth", "event")     # modalities with a pixel grid; a view has one of each, clouds are joined
 
 
-OPTIONAL_INPUTS = {"radar": RadarConfig("radar", topic="radar", tolerance_sec=0.05)}
-"""Inputs that exist only where one of their parameters is given."""
+def default_input(name: str) -> InputConfig:
+    """The defaults of an input. Raises ConfigError for a name that tells no modality."""
+    if not re.fullmatch(r"[a-z]+(_[a-z0-9_]+)?", name) or modality_of(name) not in DEFAULTS:
+        raise ConfigError(f"inputs names {name!r}, which must be a modality, or a modality and a name of its own such "
+                          f"as lidar_rear; modalities: {', '.join(DEFAULTS)}")
+    one = DEFAULTS[modality_of(name)]
+    return dataclasses.replace(one) if name == one.name else dataclasses.replace(one, name=name, topic="",
+                                                                                 info_topic="")
+
+
+def default_ticks(names: Iterable[str]) -> list[str]:
+    """The inputs in the order in which they open sets unless tick_source says otherwise."""
+    return sorted(names, key=lambda name: TICK_ORDER.index(modality_of(name)))
+
+
+def default_targets(names: Iterable[str]) -> list[str]:
+    """The first camera of the best kind; rgb when there is none at all, so that the complaint names something."""
+    cameras = sorted((name for name in names if modality_of(name) in CAMERAS),
+                     key=lambda name: CAMERAS.index(modality_of(name)))
+    return cameras[:1] or ["rgb"]
 
 
 @dataclass
 class CollectorConfig:
     """Time alignment; the rules are in mss_perception/collector.py."""
 
-    tick_source: list[str] = parameter(None, "Inputs that may open a set, in order; the next alive one takes over",
-                                       factory=lambda: ["rgb", "depth", "lidar", "event"])
+    tick_source: list[str] = parameter(None, "Inputs that may open a set, in order; the next alive one takes over. By "
+                                       "default all, cameras first", factory=lambda: default_ticks(DEFAULT_INPUTS))
     tick_rate_hz: float = parameter(10.0, "Sets never open faster than this", low=0.1, high=1000.0)
-    min_modalities: int = parameter(1, "Sets with fewer present inputs are dropped", low=1, high=16, runtime=True)
+    min_modalities: int = parameter(1, "Sets with fewer present modalities are dropped", low=1, high=16, runtime=True)
     deadline_sec: float = parameter(0.1, "Longest that a set waits after its opening, seconds", low=0.0, high=10.0,
                                     runtime=True)
     max_pending: int = parameter(4, "Open sets at a time; the oldest is emitted first", low=1, high=100)
@@ -116,7 +183,10 @@ class Config:
     threads: int = parameter(0, "CPU threads of the network; 0 leaves torch's choice", low=0, high=256)
     width: int = parameter(0, "Width of the network's images, pixels; 0 takes the checkpoint's", low=0, high=8192)
     height: int = parameter(0, "Height of the network's images, pixels; 0 takes the checkpoint's", low=0, high=8192)
-    target_camera: str = parameter("rgb", "Input whose camera is the pixel grid and frame of every output")
+    target_cameras: list[str] = parameter(
+        None, "Inputs whose cameras are the pixel grids and frames of the outputs. Each is a view named after its "
+        "input, and the network segments all views of a set at once. By default the first camera",
+        factory=lambda: default_targets(DEFAULT_INPUTS))
     undistort: bool = parameter(False, "Show the network pinhole pictures of a wide or fisheye target camera; labels "
                                 "stay on the camera's own pixels")
     calibration_file: str = parameter("", "YAML with camera intrinsics and extrinsics, used until messages bring them")
@@ -129,41 +199,97 @@ class Config:
     event_period_sec: float = parameter(0.01, "Expected spacing of event packets, seconds", low=0.0001, high=1.0)
     publish_points: bool = parameter(True, "Publish ~/points/labeled", runtime=True)
     collector: CollectorConfig = field(default_factory=CollectorConfig)
-    inputs: dict[str, InputConfig] = field(default_factory=default_inputs)
+    inputs: dict[str, InputConfig] = parameter(
+        None, "Names of the inputs: each a modality, or a modality and a name of its own (lidar_rear). The LiDARs of a "
+        "view share one image, and so do its radars; of other modalities a view has one input",
+        factory=lambda: {name: default_input(name) for name in DEFAULT_INPUTS})
 
     def validate(self) -> Config:
         """Return self, or raise ConfigError naming the first parameter that is wrong."""
         for name, value, declaration in self.parameters():
             check(name, value, declaration)
         for name, one in self.inputs.items():
-            if name not in MODALITIES:
-                raise ConfigError(f"input {name!r} is not a modality; known: {', '.join(MODALITIES)}")
             if isinstance(one, RadarConfig) and one.intensity_min >= one.intensity_max:
                 raise ConfigError(f"{name}.intensity_min = {one.intensity_min:g} must be less than "
                                   f"{name}.intensity_max = {one.intensity_max:g}")
         enabled = [name for name, one in self.inputs.items() if one.enabled]
         if not enabled:
             raise ConfigError("no input is enabled; enable at least one of " + ", ".join(self.inputs))
+        self._check_topics(enabled)
         for name in self.collector.tick_source:
             if name not in self.inputs:
                 raise ConfigError(f"tick_source names {name!r}, which is not an input; "
                                   f"inputs: {', '.join(self.inputs)}")
         if not set(self.collector.tick_source) & set(enabled):
             raise ConfigError(f"tick_source {self.collector.tick_source} has no enabled input; enabled: {enabled}")
-        if self.target_camera not in self.inputs or not self.inputs[self.target_camera].info_topic:
-            raise ConfigError(f"target_camera {self.target_camera!r} is no input with a camera_info; one of: "
-                              + ", ".join(n for n, one in self.inputs.items() if one.info_topic))
-        if self.collector.min_modalities > len(enabled):
-            raise ConfigError(f"min_modalities = {self.collector.min_modalities} exceeds the {len(enabled)} "
-                              "enabled inputs")
+        self._check_targets()
+        for view, names in self.views().items():
+            self._check_view(view, [name for name in names if name in enabled])
         return self
 
+    def _check_topics(self, enabled: list[str]) -> None:
+        served: dict[str, str] = {}
+        for name in enabled:
+            topic = self.inputs[name].topic
+            if not topic:
+                raise ConfigError(f"{name}.topic is empty; the input {name} needs a topic")
+            if (other := served.setdefault(topic.lstrip("/"), name)) != name:
+                raise ConfigError(f"{name}.topic = {topic!r} is {other}'s already; each input needs one of its own")
+
+    def _check_targets(self) -> None:
+        targets, cameras = self.target_cameras, [name for name, one in self.inputs.items() if one.modality in CAMERAS]
+        if not targets or len(set(targets)) < len(targets):
+            raise ConfigError(f"target_cameras = [{', '.join(targets)}] must name at least one input, and each once")
+        for name in targets:
+            if name not in cameras:
+                raise ConfigError(f"target_cameras names {name!r}, which is no input with a camera; one of: "
+                                  + (", ".join(cameras) or "none; name one in inputs"))
+            if not self.inputs[name].info_topic and not self.calibration_file:
+                raise ConfigError(f"target camera {name} has no intrinsics: give {name}.info_topic, or its camera in "
+                                  "calibration_file")
+        for name, one in self.inputs.items():
+            if one.view and one.view not in targets:
+                raise ConfigError(f"{name}.view = {one.view!r} must be empty or one of target_cameras: "
+                                  + ", ".join(targets))
+            if one.view and name in targets and one.view != name:
+                raise ConfigError(f"{name}.view = {one.view!r}, but {name} is a target camera, whose view is its own")
+
+    def _check_view(self, view: str, enabled: list[str]) -> None:
+        for modality in CAMERAS:
+            several = [name for name in enabled if modality_of(name) == modality]
+            if len(several) > 1:
+                raise ConfigError(f"inputs {' and '.join(several)} are all {modality}, of which the view of {view} can "
+                                  f"have one; give each a view by {several[-1]}.view and target_cameras, or disable it")
+        kinds = {modality_of(name) for name in enabled}
+        if self.collector.min_modalities > len(kinds):
+            raise ConfigError(f"min_modalities = {self.collector.min_modalities} exceeds the {len(kinds)} modalities "
+                              f"of the enabled inputs in the view of {view}: {', '.join(enabled) or 'none'}")
+
+    def views(self) -> dict[str, list[str]]:
+        """Target camera -> the inputs that are seen in its view, disabled ones too."""
+        def seen_in(name: str) -> str:
+            own = name in self.target_cameras and modality_of(name) == "rgb"
+            return name if own else self.inputs[name].view
+        return {view: [name for name in self.inputs if seen_in(name) in ("", view)] for view in self.target_cameras}
+
+    def of_view(self, view: str) -> Config:
+        """A copy reduced to one view and its inputs. Raises ConfigError for a name that is no view."""
+        if view not in self.target_cameras:
+            raise ConfigError(f"{view!r} is no view; target_cameras: {', '.join(self.target_cameras)}")
+        reduced, names = copy.deepcopy(self), self.views()[view]
+        reduced.inputs = {name: reduced.inputs[name] for name in names}
+        reduced.target_cameras = [view]
+        reduced.collector.tick_source = [name for name in self.collector.tick_source if name in names] \
+            or default_ticks(names)
+        return reduced.validate()
+
     def parameters(self):
-        """Yield (flat name, value, dataclass field) of every parameter, inputs last."""
-        for part, prefix in ((self, ""), (self.collector, "")):
-            for declaration in dataclasses.fields(part):
-                if declaration.metadata:
-                    yield prefix + declaration.name, getattr(part, declaration.name), declaration
+        """Yield (flat name, value, dataclass field) of every parameter: `inputs` first, those of each input last."""
+        general = [(part, declaration) for part in (self, self.collector) for declaration in dataclasses.fields(part)
+                   if declaration.metadata]
+        for part, declaration in sorted(general, key=lambda one: one[1].name != "inputs"):
+            value = getattr(part, declaration.name)
+            yield declaration.name, list(value) if declaration.name == "inputs" else value, declaration
         for name, one in self.inputs.items():
             for declaration in dataclasses.fields(one):
                 if declaration.name != "name":
@@ -172,7 +298,7 @@ class Config:
     def topic_roles(self) -> dict[str, str]:
         """Absolute topic -> role, as faults and the pipeline name it: /image rgb, /camera_info rgb/info, /odom odom."""
         roles = {"/tf": "tf", "/tf_static": "tf_static"}
-        for name, one in self.inputs.items():
+        for name, one in sorted(self.inputs.items(), key=lambda item: item[1].enabled):     # enabled ones have the word
             for topic, role in ((one.topic, name), (one.info_topic, f"{name}/info")):
                 if topic:
                     roles["/" + topic.lstrip("/")] = role
@@ -181,28 +307,41 @@ class Config:
         return roles
 
     def used_topics(self) -> dict[str, str]:
-        """topic_roles without what only disabled inputs need; the target camera's intrinsics are always needed."""
+        """topic_roles without what only disabled inputs need; target cameras' intrinsics are always needed."""
         unused = {role for name, one in self.inputs.items() if not one.enabled for role in (name, f"{name}/info")}
-        unused.discard(f"{self.target_camera}/info")
+        unused -= {f"{name}/info" for name in self.target_cameras}
         return {topic: role for topic, role in self.topic_roles().items() if role not in unused}
 
     def set(self, name: str, value: Any) -> None:
-        """Set one parameter by its flat name; one of OPTIONAL_INPUTS makes that input. Raises ConfigError when unknown,
-        of a wrong type or out of range."""
-        head = name.partition(".")[0]
-        if head in OPTIONAL_INPUTS and head not in self.inputs:
-            self.inputs[head] = dataclasses.replace(OPTIONAL_INPUTS[head])
+        """Set one parameter by its flat name. `inputs` makes the inputs that are new, and must be set before their
+        parameters are. Raises ConfigError when unknown, of a wrong type or out of range."""
         for known, old, declaration in self.parameters():
             if known == name:
                 value = convert(name, value, old)
+                if name == "inputs":
+                    self._name_inputs(value)
+                    return
                 check(name, value, declaration)
                 owner = self._owner(name)
                 setattr(owner, name.rpartition(".")[2], value)
                 return
+        head, dot, _ = name.partition(".")
+        if dot and head not in self.inputs and modality_of(head) in DEFAULTS:
+            raise ConfigError(f"{name} is given, but {head} is none of inputs = [{', '.join(self.inputs)}]; name it "
+                              "there")
         import difflib
         close = difflib.get_close_matches(name, [known for known, *_ in self.parameters()], n=3)
         hint = f"; meant {' or '.join(close)}?" if close else ""
         raise ConfigError(f"unknown parameter {name!r}{hint}")
+
+    def _name_inputs(self, names: list[str]) -> None:
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"inputs = [{', '.join(names)}] must name at least one input, and each once")
+        before, self.inputs = self.inputs, {name: self.inputs.get(name) or default_input(name) for name in names}
+        if self.collector.tick_source == default_ticks(before):
+            self.collector.tick_source = default_ticks(names)
+        if self.target_cameras == default_targets(before):
+            self.target_cameras = default_targets(names)
 
     def _owner(self, name: str):
         head, _, last = name.rpartition(".")
@@ -211,10 +350,17 @@ class Config:
         return self if last in {f.name for f in dataclasses.fields(self)} else self.collector
 
     @classmethod
+    def of_inputs(cls, names: Iterable[str]) -> Config:
+        """The defaults for these inputs, not validated. Raises ConfigError for a name that tells no modality."""
+        config = cls()
+        config.set("inputs", list(names))
+        return config
+
+    @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:
         """Defaults overridden by a (nested or flat) mapping of parameter names."""
         config = cls()
-        for name, value in flatten(values):
+        for name, value in sorted(flatten(values), key=lambda one: one[0] != "inputs"):
             config.set(name, value)
         return config.validate()
 

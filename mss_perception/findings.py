@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mss_perception.camera import Camera
-from mss_perception.config import OPTIONAL_INPUTS, Config
+from mss_perception.config import CAMERAS, DEFAULTS, Config, InputConfig, modality_of
+from mss_perception.message_types import ACCEPTED
 from mss_perception.proposal import (
-    CAMERAS,
     SERVED_BY,
     Proposal,
     candidates,
     info_candidates,
     known_cameras,
+    lidars_of,
     samples_of,
     topic_of,
     unconnected,
@@ -56,10 +57,12 @@ def judge(survey: Survey, config: Config, proposal: Proposal) -> Findings:
             findings.missing.append(_absent(survey, name, one.topic))
             continue
         served[name] = topic
-        findings.missing += _data(name, topic)
+        findings.missing += _data(name, topic, one)
         findings.notes += _stamps(survey, name, topic, config)
-    findings.notes += [f"{other.name} could serve {name}: {name}.topic: {other.name}, with a network that knows {name}"
-                       for name in OPTIONAL_INPUTS if name not in config.inputs for other in candidates(survey, name)]
+    kinds = {modality_of(name) for name in config.inputs}
+    findings.notes += [f"{other.name} could serve {name}: name {name} in inputs, {name}.topic: {other.name}, with a "
+                       f"network that knows {name}"
+                       for name in DEFAULTS if name not in kinds for other in candidates(survey, name)]
     if not served:
         findings.missing.append("no input has data: there is nothing to segment")
         return findings
@@ -85,13 +88,17 @@ def _absent(survey: Survey, name: str, configured: str) -> str:
         f" could serve it: {name}.topic: {fitting[0].name}"
 
 
-def _data(name: str, topic: Topic) -> Iterator[str]:
+def _data(name: str, topic: Topic, configured: InputConfig) -> Iterator[str]:
     what = f"{name}: topic {topic.name} carries {topic.type}"
     if topic.error:
         encoding = topic.fact("encoding")
         yield f"{what}{f' ({encoding})' if encoding else ''}, which cannot be used: {topic.error}"
-    elif topic.kind not in SERVED_BY[name]:
-        yield f"{what}, which is {topic.kind or 'no sensor data'}; needed is {' or '.join(SERVED_BY[name])}"
+    elif topic.kind not in (needed := SERVED_BY[configured.modality]):
+        yield f"{what}, which is {topic.kind or 'no sensor data'}; needed is {' or '.join(needed)}"
+    elif topic.type != configured.message_type:
+        known = topic.type in ACCEPTED[configured.modality]
+        yield (f"{what}, but {name}.message_type is {configured.message_type}, which the node subscribes to"
+               + (f": {name}.message_type: {topic.type}" if known else ""))
     if topic.count and not len(topic.stamps):
         yield f"{what}, which has no header and so no time stamps"
     elif topic.count and not any(topic.stamps):
@@ -126,9 +133,9 @@ def latencies_ns(topic: Topic) -> np.ndarray:
 
 
 def _intrinsics(survey: Survey, config: Config, served: dict[str, Topic], cameras: dict[str, Camera]) -> Iterator[str]:
-    target = config.target_camera
-    for name in dict.fromkeys([target, *(name for name in CAMERAS if name in served)]):
-        one, role = config.inputs[name], "the target camera " if name == target else ""
+    targets = config.target_cameras
+    for name in dict.fromkeys([*targets, *(name for name in served if modality_of(name) in CAMERAS)]):
+        one, role = config.inputs[name], "the target camera " if name in targets else ""
         info = topic_of(survey, one.info_topic)
         if info and info.error:
             yield f"{name}: camera_info on {info.name} cannot be used: {info.error}"
@@ -149,16 +156,16 @@ def same_shape(topic: Topic, camera: Camera) -> bool:
 
 
 def _motion(survey: Survey, config: Config, served: dict[str, Topic]) -> Iterator[str]:
-    if "lidar" not in served:
-        return
-    lidar = served["lidar"]
-    if topic_of(survey, config.odometry_topic) is None:
+    lidars = lidars_of(survey, config, served)
+    if lidars and topic_of(survey, config.odometry_topic) is None:
         yield "no odometry: LiDAR points are not moved to the image's time (deskew)"
-    elif not lidar.facts["point_time"] and not lidar.error:
-        yield (f"lidar: the points on {lidar.name} have no time of their own: a whole sweep is moved to the image's "
-               "time at once")
-    elif any("no unit" in text for text in lidar.facts["point_time"]):
-        yield f"lidar: {lidar.fact('point_time')}: points are not deskewed"
+        return
+    for lidar in lidars:
+        if not lidar.facts["point_time"] and not lidar.error:
+            yield (f"lidar: the points on {lidar.name} have no time of their own: a whole sweep is moved to the "
+                   "image's time at once")
+        elif any("no unit" in text for text in lidar.facts["point_time"]):
+            yield f"lidar: {lidar.fact('point_time')}: points are not deskewed"
 
 
 def _try(survey: Survey, config: Config, proposal: Proposal, findings: Findings) -> None:

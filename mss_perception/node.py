@@ -140,7 +140,7 @@ class SegmentationNode(LifecycleNode):
         config = self.config
         self.runtime = open_runtime(config.checkpoint or DEFAULT_CHECKPOINT, config.backend, config.device,
                                     config.precision, config.threads or None)
-        self.outputs = Outputs(self, self.runtime.labels, config.target_camera)
+        self.outputs = Outputs(self, self.runtime.labels, config.target_cameras)
         self.diagnostics = Diagnostics(self)
         self.get_logger().info(f"network {self.runtime.model_id} on {self.runtime.device}, {self.runtime.precision}, "
                                f"modalities {', '.join(self.runtime.modalities)}")

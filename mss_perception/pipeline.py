@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,11 +19,12 @@ import numpy as np
 from mss_perception import scoring
 from mss_perception.camera import Camera
 from mss_perception.collector import Collector, SensorSet
-from mss_perception.config import Config, ConfigError
+from mss_perception.config import Config, ConfigError, modality_of
 from mss_perception.inputs import InputState, nanoseconds
+from mss_perception.lane import LaneImage
 from mss_perception.lidar import LidarImage
 from mss_perception.messages import stamp_ns
-from mss_perception.sensors import INVALID_DATA, Sensors, packet_span
+from mss_perception.sensors import INVALID_DATA, Seen, Sensors, View, joined, packet_span
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +42,14 @@ REJECTED = {            # the collector's name -> what it means and what to do
 
 @dataclass
 class Output:
-    """What became of one set. Times are ns; images, points and labels are None or empty when it was `dropped`.
+    """What became of one set in one view. Times are ns; images, points and labels are None or empty when `dropped`.
 
     mask: input -> used by the network. inputs: input -> state (str), stamp, stamp_delta and age (ns), coverage,
     reason, frozen, and the lane's own figures; what is not known is left out. labels, confidence: uint8 (Hc, Wc) on the
     target camera's grid. extrapolated_ns: how far the vehicle's pose was guessed beyond the newest odometry or tf.
-    images: input -> uint8 (H, W, 3) as the network saw it, for the inputs in the mask. points: columns x y z (float32
+    images: modality -> uint8 (H, W, 3) as the network saw it, of the inputs in the mask. points: columns x y z (float32
     metres in frame_id), label and confidence (uint8) of the points that the camera sees. latency_ms: stage ->
-    milliseconds. dropped: the reason why there is no output, or None.
+    milliseconds. dropped: the reason why there is no output, or None. view: the target camera's input.
     """
 
     t_ref_ns: int
@@ -66,6 +67,7 @@ class Output:
     points: dict[str, np.ndarray] | None = None
     dropped: str | None = None
     extrapolated_ns: int = 0
+    view: str = ""
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -82,12 +84,12 @@ class Output:
 class Pipeline:
     """See the module's text.
 
-    runtime: mss_models.runtime. on_output(output): called for every set that was processed, dropped ones included
-    (live: on the inference thread; a set that was replaced is only counted). done(t_ref_ns, epoch): for a resumed
-    replay: None to process the set, else what it was counted as, '' for an output.
+    runtime: mss_models.runtime. on_output(output): called for every view of every set that was processed, dropped ones
+    included (live: on the inference thread; a set that was replaced is only counted). done(t_ref_ns, epoch): for a
+    resumed replay of one view: None to process the set, else what it was counted as, '' for an output.
 
     receive, poll, flush, reset and diagnostics belong to one thread. Counters: `ticks`, `outputs`, `dropped` by reason;
-    after `flush`, outputs + sum(dropped) = ticks. Raises ConfigError or ValueError when the configuration, the
+    after `flush`, outputs + sum(dropped) = ticks x views. Raises ConfigError or ValueError when the configuration, the
     calibration file or the checkpoint's encodings cannot be served.
     """
 
@@ -95,7 +97,8 @@ class Pipeline:
                  done: Callable[[int, int], str | None] | None = None):
         self.config, self.runtime, self.on_output, self.synchronous, self.done = (
             config, runtime, on_output, synchronous, done)
-        unused = [name for name, one in config.inputs.items() if one.enabled and name not in runtime.modalities]
+        unused = [name for name, one in config.inputs.items()
+                  if one.enabled and one.modality not in runtime.modalities]
         if unused:
             log.warning("the network has no %s: disabled", ", ".join(unused))
         inputs = [one for name, one in config.inputs.items() if name not in unused]
@@ -103,21 +106,21 @@ class Pipeline:
         if not set(config.collector.tick_source) & set(enabled):
             raise ConfigError(f"tick_source {config.collector.tick_source} has no input that is enabled and that the "
                               f"network knows; those are: {', '.join(enabled) or 'none'}")
-        if config.collector.min_modalities > len(enabled):
-            raise ConfigError(f"min_modalities = {config.collector.min_modalities} exceeds the {len(enabled)} inputs "
-                              f"that are enabled and that the network knows: {', '.join(enabled)}")
-        encodings = {name: runtime.encodings[name] for name in enabled}
+        self.views = {view: [one.name for one in inputs if one.name in names]
+                      for view, names in config.views().items()}
+        self._check_modalities(enabled)
+        encodings = {one: runtime.encodings[one] for one in map(modality_of, enabled)}
         self.sensors = Sensors(config, encodings, runtime.image_size)
-        windows = {"event": nanoseconds(float(encodings["event"].params.get("window_sec", 0.05)))} \
-            if "event" in encodings else {}
+        windows = {name: nanoseconds(float(encodings["event"].params.get("window_sec", 0.05)))
+                   for name in enabled if modality_of(name) == "event"}
         self.collector = Collector(inputs, config.collector, self._on_set, windows, self._on_reset)
         self.inputs = enabled
         self.warnings: Counter = Counter()          # things that went wrong without costing a set, by name
         self._lock = threading.Condition()
         self._outputs = 0
         self._dropped: Counter = Counter()
-        self._recent: deque[tuple[float, Output]] = deque(maxlen=REMEMBERED)
-        self._reasons: dict[str, str] = {}          # input -> why it is INVALID, as of the newest set
+        self._recent: deque[tuple[float, Output]] = deque(maxlen=REMEMBERED * len(self.views))
+        self._reasons: dict[tuple[str, str], str] = {}      # (input, view) -> why INVALID, as of the newest set
         self._frozen: set[str] = set()              # inputs whose newest payload is the one before's
         self._now_ns = 0                            # the newest now_ns
         self._last_error, self._logged_error = "", 0.0
@@ -127,9 +130,20 @@ class Pipeline:
         self._busy = self._closed = self._abandoned = False
         self._thread = None
         if not synchronous:
-            runtime.warmup(*self.sensors.expected_size())
+            for size in self.sensors.expected_sizes():
+                runtime.warmup(*size)
             self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
             self._thread.start()
+
+    def _check_modalities(self, enabled: list[str]) -> None:
+        needed = self.config.collector.min_modalities
+        for view, names in self.views.items():
+            used = [name for name in names if name in enabled]
+            kinds = set(map(modality_of, used))
+            if needed > len(kinds):
+                raise ConfigError(f"min_modalities = {needed} exceeds the {len(kinds)} modalities in view {view} "
+                                  "that are enabled and that the network knows; their inputs are: "
+                                  + (", ".join(used) or "none"))
 
     # ---------------------------------------------------------------------------------------------- messages and time
 
@@ -216,14 +230,14 @@ class Pipeline:
         """
         with self._lock:
             self._closed = True
-            self._dropped["closed"] += len(self._waiting)
+            self._dropped["closed"] += len(self._waiting) * len(self.views)
             self._waiting.clear()
             self._lock.notify_all()
         if self._thread:
             self._thread.join(patience_sec)
             with self._lock:
                 self._abandoned = self._busy
-                self._dropped["closed"] += self._busy
+                self._dropped["closed"] += self._busy * len(self.views)
             if self._abandoned:
                 log.error("the network does not finish its last set within %g s; it is abandoned", patience_sec)
 
@@ -237,7 +251,7 @@ class Pipeline:
         with self._lock:
             while len(self._waiting) >= self._room:
                 self._waiting.popleft()
-                self._dropped["replaced"] += 1
+                self._dropped["replaced"] += len(self.views)
             self._waiting.append((time.perf_counter(), sensor_set))
             self._lock.notify_all()
 
@@ -261,34 +275,46 @@ class Pipeline:
                 self._lock.notify_all()
 
     def _run(self, sensor_set: SensorSet, queued_ms: float | None = None) -> None:
-        """Process one set, hand the output on and count it; every exception ends here."""
+        """Process one set, hand the outputs on and count them; every exception ends here."""
         try:
             if self.done and (counted_as := self.done(sensor_set.t_ref_ns, sensor_set.epoch)) is not None:
                 self._count(counted_as)
                 return
             try:
-                output = self.process(sensor_set)
+                outputs = self.process(sensor_set)
             except Exception as error:  # a bug or a device's failure costs this set, never the node
                 self._log_error(sensor_set, error)
-                output = _empty_output(sensor_set)
-                output.dropped = "error"
-            if queued_ms is not None:
-                output.latency_ms["queue"] = queued_ms
+                outputs = [_empty_output(sensor_set, view, names) for view, names in self.views.items()]
+                for output in outputs:
+                    output.dropped = "error"
             if self._abandoned:
                 return
-            self._count(output.dropped or "")
-            started = time.perf_counter()
-            self.on_output(output)
-            output.latency_ms.setdefault("publish", 1e3 * (time.perf_counter() - started))
-            with self._lock:
-                light = replace(output, images={}, labels=None, confidence=None, points=None)
-                self._recent.append((time.monotonic(), light))
-        except Exception as error:  # on_output is the caller's; live it must not end the thread
+            for output in outputs:
+                if queued_ms is not None:
+                    output.latency_ms["queue"] = queued_ms
+                self._count(output.dropped or "")
+            for output in outputs:
+                self._hand_on(output)
+        except Exception as error:  # of `done`, and of on_output in replay
             if self.synchronous:
                 self._failure = error
             else:
-                self.warnings["output_errors"] += 1
-                log.exception("output at %d failed", sensor_set.t_ref_ns)
+                log.exception("set at %d failed", sensor_set.t_ref_ns)
+
+    def _hand_on(self, output: Output) -> None:
+        started = time.perf_counter()
+        try:
+            self.on_output(output)
+        except Exception:  # on_output is the caller's; live it must not end the thread
+            if self.synchronous:
+                raise
+            self.warnings["output_errors"] += 1
+            log.exception("output at %d failed", output.t_ref_ns)
+            return
+        output.latency_ms.setdefault("publish", 1e3 * (time.perf_counter() - started))
+        with self._lock:
+            light = replace(output, images={}, labels=None, confidence=None, points=None)
+            self._recent.append((time.monotonic(), light))
 
     def _log_error(self, sensor_set: SensorSet, error: Exception) -> None:
         """With its traceback; not again and again when every set fails alike."""
@@ -297,7 +323,7 @@ class Pipeline:
             return
         self._last_error, self._logged_error = text, now
         log.exception("set at %d is dropped; %d were dropped for errors before", sensor_set.t_ref_ns,
-                      self._dropped["error"])
+                      self._dropped["error"] // len(self.views))
 
     def _count(self, dropped: str) -> None:
         with self._lock:
@@ -310,68 +336,93 @@ class Pipeline:
         if self._failure is not None:
             raise self._failure
 
-    def process(self, sensor_set: SensorSet) -> Output:
-        """One set through lanes and network: the whole of the perception, in order."""
-        started = time.perf_counter()
-        output = _empty_output(sensor_set)
+    def process(self, sensor_set: SensorSet) -> list[Output]:
+        """One set through lanes and network, an Output for each view: the whole of the perception, in order."""
         cameras = self.sensors.cameras      # taken once: a camera_info that comes meanwhile is for the next set
-        lidar = None
-        if (known_until := self.sensors.transforms.known_until()) is not None:
-            times = [one.stamp_ns for one in sensor_set.inputs.values() if one.present]
-            output.extrapolated_ns = max(0, max([sensor_set.t_ref_ns, *times]) - known_until)
+        outputs, lidars = [], {}
 
-        # Each matched sample becomes an image in the target camera's view; what cannot is INVALID, with the reason.
-        for name, state in sensor_set.inputs.items():
+        # Each matched sample becomes an image in every view that it is seen in; a view with too few is dropped.
+        for view, names in self.views.items():
+            started = time.perf_counter()
+            output = _empty_output(sensor_set, view, names)
+            output.extrapolated_ns = self._extrapolated(sensor_set)
+            images = self._images(output, sensor_set, cameras)
+            output.images = {modality: one.image for modality, one in images.items()}
+            lidars[view] = images.get("lidar")
+            if len(images) < max(1, self.config.collector.min_modalities):
+                output.dropped = "below_min_modalities"
+            output.latency_ms["preprocess"] = 1e3 * (time.perf_counter() - started)
+            outputs.append(output)
+
+        # The network gets the views as one batch, if of one size, and answers on each target camera's own grid.
+        views = {one.view: self.sensors.view(one.view, cameras) for one in outputs if not one.dropped}
+        for batch in batches(views):
+            self._infer([one for one in outputs if one.view in batch], views)
+
+        for output in (one for one in outputs if not one.dropped):
+            started, lidar = time.perf_counter(), lidars[output.view]
+            # Each point that the camera sees gets the label of its pixel.
+            if lidar is not None and self.config.publish_points:
+                output.points = labelled_points(lidar, output.labels, output.confidence, self.runtime.labels.ignore_id)
+            # What was a pinhole's view until here goes back onto the camera's own pixels.
+            if rectification := views[output.view].rectification:
+                output.labels = rectification.back(output.labels, self.runtime.labels.ignore_id)
+                output.confidence = rectification.back(output.confidence, 0)
+                output.images = {name: rectification.back(image, 0) for name, image in output.images.items()}
+            output.latency_ms["postprocess"] = 1e3 * (time.perf_counter() - started)
+        return outputs
+
+    def _extrapolated(self, sensor_set: SensorSet) -> int:
+        if (known_until := self.sensors.transforms.known_until()) is None:
+            return 0
+        times = [one.stamp_ns for one in sensor_set.inputs.values() if one.present]
+        return max(0, max([sensor_set.t_ref_ns, *times]) - known_until)
+
+    def _images(self, output: Output, sensor_set: SensorSet, cameras: Mapping[str, Camera]) -> dict[str, LaneImage]:
+        """Modality -> image in the output's view, whose mask and inputs are filled in; what cannot be used is INVALID,
+        with the reason."""
+        seen: dict[str, list[Seen]] = {}
+        for name in output.inputs:
+            state, place = replace(sensor_set.inputs[name]), (name, output.view)    # each view judges for itself
             if not state.present:
-                self._reasons.pop(name, None)
+                self._reasons.pop(place, None)
                 continue
             samples = state.payload if isinstance(state.payload, tuple) else (state.payload,)
             frozen = any(sample.frozen for sample in samples)
             try:
-                lane = self.sensors.image(name, state, sensor_set.t_ref_ns, cameras)
+                one = self.sensors.see(name, state, sensor_set.t_ref_ns, cameras, output.view)
             except INVALID_DATA as error:
                 state.invalidate(str(error))
-                self._report_invalid(name, str(error))
+                self._report_invalid(*place, str(error))
                 output.inputs[name] = summary(state)
                 continue
-            self._reasons.pop(name, None)
-            output.inputs[name].update(lane.figures, **({"frozen": True} if frozen else {}))
-            output.images[name] = lane.image
+            self._reasons.pop(place, None)
+            output.inputs[name].update(one.image.figures, **({"frozen": True} if frozen else {}))
             output.mask[name] = True
-            lidar = lane if isinstance(lane, LidarImage) else lidar
-        prepared = time.perf_counter()
-        output.latency_ms["preprocess"] = 1e3 * (prepared - started)
-        if sum(output.mask.values()) < max(1, self.config.collector.min_modalities):
-            output.dropped = "below_min_modalities"
-            return output
+            seen.setdefault(modality_of(name), []).append(one)
+        return {modality: joined(several) for modality, several in seen.items()}
 
-        # The network gets what is there, as a batch of one, and answers on the target camera's own grid.
-        output.camera, size = self.sensors.target(cameras)
-        output.frame_id = output.camera.frame_id
-        result = self.runtime({name: image[None] for name, image in output.images.items()},
-                              {name: np.ones(1, bool) for name in output.images},
-                              output_size=(output.camera.height, output.camera.width))
-        output.labels, output.confidence = result.labels[0], result.confidence[0]
-        inferred = time.perf_counter()
-        output.latency_ms["inference"] = 1e3 * (inferred - prepared)
+    def _infer(self, outputs: Sequence[Output], views: Mapping[str, View]) -> None:
+        """Labels and confidences of views of the same sizes, as one batch."""
+        started = time.perf_counter()
+        camera, size = views[outputs[0].view].camera, views[outputs[0].view].size
+        nothing = np.zeros((*size, 3), np.uint8)
+        modalities = dict.fromkeys(name for one in outputs for name in one.images)
+        result = self.runtime(
+            {name: np.stack([one.images.get(name, nothing) for one in outputs]) for name in modalities},
+            {name: np.array([name in one.images for one in outputs]) for name in modalities},
+            output_size=(camera.height, camera.width))
+        for output, labels, confidence in zip(outputs, result.labels, result.confidence, strict=True):
+            output.camera = views[output.view].camera
+            output.frame_id = output.camera.frame_id
+            output.labels, output.confidence = labels, confidence
+            output.latency_ms["inference"] = 1e3 * (time.perf_counter() - started)
 
-        # Each point that the camera sees gets the label of its pixel.
-        if lidar is not None and self.config.publish_points:
-            output.points = labelled_points(lidar, output.labels, output.confidence, self.runtime.labels.ignore_id)
-
-        # What was a pinhole's view until here goes back onto the camera's own pixels.
-        if rectification := self.sensors.rectification(output.camera, size):
-            output.labels = rectification.back(output.labels, self.runtime.labels.ignore_id)
-            output.confidence = rectification.back(output.confidence, 0)
-            output.images = {name: rectification.back(image, 0) for name, image in output.images.items()}
-        output.latency_ms["postprocess"] = 1e3 * (time.perf_counter() - inferred)
-        return output
-
-    def _report_invalid(self, name: str, reason: str) -> None:
+    def _report_invalid(self, name: str, view: str, reason: str) -> None:
         self.warnings[f"{name}_invalid"] += 1
-        if self._reasons.get(name) is None:         # once, until it is valid again
-            log.warning("%s is INVALID: %s", name, reason)
-        self._reasons[name] = reason
+        if self._reasons.get((name, view)) is None:         # once, until it is valid again
+            log.warning("%s is INVALID%s: %s", name, f" in the view of {view}" if len(self.views) > 1 else "", reason)
+        self._reasons[name, view] = reason
 
     # --------------------------------------------------------------------------------------------------------- figures
 
@@ -385,26 +436,28 @@ class Pipeline:
 
     @property
     def dropped(self) -> Counter:
-        """Sets without an output, by reason: the collector's and the pipeline's."""
+        """Sets without an output, one for each view, by reason: the collector's and the pipeline's."""
         with self._lock:
-            return self.collector.dropped + self._dropped
+            return Counter({reason: count * len(self.views) for reason, count in self.collector.dropped.items()}) \
+                + self._dropped
 
     def diagnostics(self) -> dict:
         """Everything for the 1 Hz summary. `level` is 'OK', 'WARN', 'ERROR' or 'STALE', `message` says why."""
         status, silent = self.collector.status(), self.collector.silent(self._now_ns)
         with self._lock:
             recent = list(self._recent)
-        last = recent[-1][1] if recent else None
+        last = {output.view: output for _, output in recent}        # the newest of each view
         now = time.monotonic()
-        times = [when for when, output in recent if not output.dropped and now - when < RATE_SEC]
+        times = list({(output.epoch, output.seq): when for when, output in recent
+                      if not output.dropped and now - when < RATE_SEC}.values())
         rate = (len(times) - 1) / (now - times[0]) if len(times) > 1 else 0.0
         inputs = {}
         for name, one in status["inputs"].items():
             rejected = one.pop("rejected")
             active = one["active"] and name not in silent
             inputs[name] = {**one, "active": active,
-                            "state": "STALE" if name in silent or last is None else last.inputs[name]["state"],
-                            "reason": self._reasons.get(name) or ("" if active else _rejection(rejected)),
+                            "state": "STALE" if name in silent else _newest_state(name, last),
+                            "reason": self._reason(name) or ("" if active else _rejection(rejected)),
                             "rate_hz": 1e9 / one["period_ns"] if one["period_ns"] else 0.0}
         level, message = self._level(inputs, last)
         return {
@@ -415,7 +468,15 @@ class Pipeline:
             "latency_ms": scoring.latencies([vars(output) for _, output in recent if not output.dropped]),
         }
 
-    def _level(self, inputs: dict[str, dict], last: Output | None) -> tuple[str, str]:
+    def _reason(self, name: str) -> str:
+        """Why an input is INVALID, and in which views if it is not the same in all; '' when it is in none."""
+        views = [view for view, names in self.views.items() if name in names]
+        reasons = {view: reason for view in views if (reason := self._reasons.get((name, view)))}
+        if len(reasons) == len(views) and len(set(reasons.values())) == 1:
+            return reasons[views[0]]
+        return "; ".join(f"in the view of {view}: {reason}" for view, reason in reasons.items())
+
+    def _level(self, inputs: dict[str, dict], last: Mapping[str, Output]) -> tuple[str, str]:
         active = [name for name, one in inputs.items() if one["active"]]
         reasons = "".join(f"; {name}: {one['reason']}" for name, one in inputs.items() if one["reason"])
         if not active:
@@ -423,8 +484,9 @@ class Pipeline:
         if not set(self.config.collector.tick_source) & set(active):
             sources = ", ".join(self.config.collector.tick_source)
             return "ERROR", f"no reference: none of tick_source {sources} is there to open sets{reasons}"
-        if last is not None and last.dropped:
-            return "ERROR", f"sets are dropped: {last.dropped}" + reasons
+        if dropped := {view: output.dropped for view, output in last.items() if output.dropped}:
+            where = f" in the view of {', '.join(dropped)}" if len(self.views) > 1 else ""
+            return "ERROR", f"sets are dropped{where}: {', '.join(sorted(set(dropped.values())))}" + reasons
         without = [name + (f" ({one['reason']})" if one["reason"] else "") for name, one in inputs.items()
                    if not one["active"] or one["reason"]]
         frozen = [f"{name} repeats an identical payload" for name in inputs if name in self._frozen]
@@ -441,13 +503,28 @@ def _rejection(rejected: dict[str, int]) -> str:
     return f"{rejected[worst]} messages rejected: {REJECTED[worst]}"
 
 
-def _empty_output(sensor_set: SensorSet) -> Output:
-    """Nothing used yet: every input's state as the collector gave it."""
+def _newest_state(name: str, last: Mapping[str, Output]) -> str:
+    """Of an input in the newest outputs of its views: INVALID where it is that in any."""
+    states = [output.inputs[name]["state"] for output in last.values() if name in output.inputs]
+    return "INVALID" if "INVALID" in states else states[0] if states else "STALE"
+
+
+def _empty_output(sensor_set: SensorSet, view: str, names: Sequence[str]) -> Output:
+    """Nothing used yet: the state of every input of a view as the collector gave it."""
     return Output(
         sensor_set.t_ref_ns, sensor_set.epoch, sensor_set.seq, sensor_set.deadline_hit,
-        mask=dict.fromkeys(sensor_set.inputs, False),
-        inputs={name: summary(state) for name, state in sensor_set.inputs.items()},
-        latency_ms={"wait": (sensor_set.emitted_ns - sensor_set.opened_ns) / 1e6})
+        mask=dict.fromkeys(names, False),
+        inputs={name: summary(sensor_set.inputs[name]) for name in names},
+        latency_ms={"wait": (sensor_set.emitted_ns - sensor_set.opened_ns) / 1e6}, view=view)
+
+
+def batches(views: Mapping[str, View]) -> list[list[str]]:
+    """The views by name, those together whose pictures and labels are of the same sizes: the network takes no others
+    in one batch."""
+    groups: dict[tuple, list[str]] = {}
+    for name, view in views.items():
+        groups.setdefault((view.size, view.camera.height, view.camera.width), []).append(name)
+    return list(groups.values())
 
 
 def summary(state: InputState) -> dict:

@@ -6,6 +6,7 @@ import copy
 import errno
 import json
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,14 +15,14 @@ import numpy as np
 from mss_perception import calibration
 from mss_perception.calibration import Calibration
 from mss_perception.camera import MAX_PIXELS, Camera
-from mss_perception.config import OPTIONAL_INPUTS, Config
-from mss_perception.survey import COMPRESSED, Survey, Topic
+from mss_perception.config import CAMERAS, Config, modality_of
+from mss_perception.message_types import ACCEPTED, COMPRESSED
+from mss_perception.survey import Survey, Topic
 from mss_perception.timing import Phase, Samples, distances, phase, rhythm, trial
 from mss_perception.transforms import TransformMissing, Transforms
 
 SERVED_BY = {"rgb": ("colour", "grey"), "depth": ("depth",), "event": ("events",), "lidar": ("cloud",),
              "radar": ("radar",)}
-CAMERAS = ("rgb", "depth", "event")         # inputs with intrinsics, in the order in which one is taken as the target
 PREFERRED = {"rgb": ("rgb", "color", "colour", "front", "image"), "depth": ("depth",), "event": ("event",),
              "lidar": ("lidar", "points"), "radar": ("radar",)}
 # Words in the names of topics that hold results, not sensors; none of them is taken by itself.
@@ -65,12 +66,14 @@ def holds_results(topic: Topic) -> bool:
 
 def candidates(survey: Survey, name: str, taken: set[str] = frozenset()) -> list[Topic]:
     """Topics that could serve an input, the likeliest first."""
-    found = [topic for topic in survey.of_kind(*SERVED_BY.get(name, ()))
+    modality = modality_of(name)
+    words = {*PREFERRED[modality], *name.split("_")[1:]}
+    found = [topic for topic in survey.of_kind(*SERVED_BY[modality])
              if topic.name not in taken and not holds_results(topic)]
 
     def order(topic: Topic):
-        words = sum(word in topic.name.lower() for word in PREFERRED[name])
-        return bool(topic.error), topic.kind != SERVED_BY[name][0], -words, topic.type == COMPRESSED, -topic.count, \
+        fit = sum(word in topic.name.lower() for word in words)
+        return bool(topic.error), topic.kind != SERVED_BY[modality][0], -fit, topic.type == COMPRESSED, -topic.count, \
             topic.name
     return sorted(found, key=order)
 
@@ -100,14 +103,16 @@ def choose_topics(survey: Survey, proposal: Proposal) -> None:
         if not one.enabled:
             continue
         topic = topic_of(survey, one.topic)
-        if topic is None or topic.kind not in SERVED_BY[name] and not topic.unreadable:
+        if topic is None or topic.kind not in SERVED_BY[one.modality] and not topic.unreadable:
             topic = next(iter(candidates(survey, name, taken)), None)
             if topic is None:
                 proposal.set(f"{name}.enabled", False, "nothing that was found could serve it")
                 continue
             proposal.set(f"{name}.topic", topic.name, f"{topic.type}, {topic.kind}")
             taken.add(topic.name)
-        infos = info_candidates(survey, topic) if name in CAMERAS else []
+        if topic.type != one.message_type and topic.type in ACCEPTED[one.modality]:
+            proposal.set(f"{name}.message_type", topic.type, f"that of {topic.name}")
+        infos = info_candidates(survey, topic) if one.modality in CAMERAS else []
         if infos and topic_of(survey, one.info_topic) is None:
             proposal.set(f"{name}.info_topic", infos[0].name, "of the same namespace or frame as the images")
     odometries = survey.of_kind("odometry")
@@ -156,19 +161,18 @@ def frame_of(survey: Survey, config: Config, name: str, cameras: dict[str, Camer
 
 
 def unconnected(survey: Survey, config: Config, cameras: dict[str, Camera]) -> dict[str, tuple[str, str, str]]:
-    """Input -> (its frame, the target camera's frame, why) of the inputs that no transform leads to the target from."""
-    target = cameras.get(config.target_camera)
-    if target is None:
-        return {}
+    """Input -> (its frame, a target camera's frame, why) of the inputs that no transform leads to that target from."""
     transforms, found = known_transforms(survey, config), {}
-    for name, one in config.inputs.items():
-        if not one.enabled or name == config.target_camera or topic_of(survey, one.topic) is None:
-            continue
-        frame = frame_of(survey, config, name, cameras)
-        try:
-            transforms.lookup(target.frame_id, frame)
-        except TransformMissing as error:
-            found[name] = frame, target.frame_id, str(error)
+    for view, names in config.views().items():
+        for name in names if view in cameras else ():
+            one = config.inputs[name]
+            if not one.enabled or name == view or topic_of(survey, one.topic) is None:
+                continue
+            frame = frame_of(survey, config, name, cameras)
+            try:
+                transforms.lookup(cameras[view].frame_id, frame)
+            except TransformMissing as error:
+                found[name] = frame, cameras[view].frame_id, str(error)
     return found
 
 
@@ -177,12 +181,13 @@ def choose_calibration(survey: Survey, proposal: Proposal) -> None:
     config = proposal.config
     cameras = known_cameras(survey, config)
     present = [name for name, one in config.inputs.items() if one.enabled and topic_of(survey, one.topic)]
-    if config.target_camera not in present and config.target_camera not in cameras:
-        others = [name for name in CAMERAS if name in present]
-        if target := next((name for name in others if name in cameras), others[0] if others else None):
-            proposal.set("target_camera", target, "the camera that there is")
-    for name in CAMERAS:
-        if name in present and name not in cameras and (guess := nominal_camera(survey, config, name)):
+    there = sorted((name for name in present if modality_of(name) in CAMERAS),
+                   key=lambda name: CAMERAS.index(modality_of(name)))
+    if not {*present, *cameras} & set(config.target_cameras) and there:
+        target = next((name for name in there if name in cameras), there[0])
+        proposal.set("target_cameras", [target], "the camera that there is")
+    for name in there:
+        if name not in cameras and (guess := nominal_camera(survey, config, name)):
             proposal.guesses[name] = cameras[name] = guess
     proposal.gaps = sorted({(target, frame) for frame, target, _ in unconnected(survey, config, cameras).values()})
 
@@ -224,16 +229,16 @@ def reference_of(samples: dict[str, Samples], config: Config) -> str:
 
 
 def choose_intensity(survey: Survey, proposal: Proposal) -> None:
-    """The LiDAR's full scale, where its driver does not keep to 1 for floats and 255 for integers."""
-    one = proposal.config.inputs["lidar"]
-    topic = topic_of(survey, one.topic)
-    largest = topic.median("largest_intensity") if topic and one.enabled else None
-    if largest is None or one.intensity_max:
-        return
-    usual = 1.0 if "float" in topic.fact("intensity") else 255.0
-    if largest > 1.05 * usual:
-        value = 255.0 if largest <= 255 else float(f"{largest:.2g}")
-        proposal.set("lidar.intensity_max", value, f"99 % of {topic.fact('intensity')} are up to {largest:.4g}")
+    """Each LiDAR's full scale, where its driver does not keep to 1 for floats and 255 for integers."""
+    for name, one in proposal.config.inputs.items():
+        topic = topic_of(survey, one.topic)
+        largest = topic.median("largest_intensity") if topic and one.enabled else None
+        if one.modality != "lidar" or largest is None or one.intensity_max:
+            continue
+        usual = 1.0 if "float" in topic.fact("intensity") else 255.0
+        if largest > 1.05 * usual:
+            value = 255.0 if largest <= 255 else float(f"{largest:.2g}")
+            proposal.set(f"{name}.intensity_max", value, f"99 % of {topic.fact('intensity')} are up to {largest:.4g}")
 
 
 def choose_timing(survey: Survey, proposal: Proposal) -> None:
@@ -243,7 +248,8 @@ def choose_timing(survey: Survey, proposal: Proposal) -> None:
     proposal.reference = reference = reference_of(samples, config)
     if not reference:
         return
-    if "event" in samples and (packets := rhythm(samples["event"].stamps)):
+    events = next((one for name, one in samples.items() if modality_of(name) == "event"), None)
+    if events and (packets := rhythm(events.stamps)):
         spacing = float(f"{packets.period_ns / 1e9:.2g}")
         if not 0.8 <= spacing / config.event_period_sec <= 1.25:
             proposal.set("event_period_sec", min(1.0, max(0.0001, spacing)), "measured spacing of the packets")
@@ -289,9 +295,9 @@ def _choose_deadline(survey: Survey, proposal: Proposal, samples: dict[str, Samp
     needed = np.percentile(waits, 99) / 1e9 if len(waits) else 0.0
     if needed > 0.9 * config.collector.deadline_sec:
         reason = f"99 % of the sets are complete after {1e3 * needed:.0f} ms"
-        lidar = topic_of(survey, config.inputs["lidar"].topic) if "lidar" in samples else None
-        if lidar and stamped_at_start(lidar):
-            reason += f"; {lidar.name} is stamped at the start of its sweep and arrives a period later"
+        for lidar in lidars_of(survey, config, samples):
+            if stamped_at_start(lidar):
+                reason += f"; {lidar.name} is stamped at the start of its sweep and arrives a period later"
         proposal.set("deadline_sec", min(10.0, round_up(1.25 * needed + 0.005, 0.01)), reason)
     open_at_a_time = math.ceil(config.collector.deadline_sec * config.collector.tick_rate_hz) + 1
     if open_at_a_time > config.collector.max_pending:
@@ -304,6 +310,11 @@ def _choose_deadline(survey: Survey, proposal: Proposal, samples: dict[str, Samp
         needed = math.ceil(kept_sec * beat.rate_hz)
         if needed > settings.queue:
             proposal.set(f"{name}.queue", min(1000, needed), f"{beat.rate_hz:.3g} Hz within the deadline")
+
+
+def lidars_of(survey: Survey, config: Config, names: Iterable[str]) -> list[Topic]:
+    """The topics of those of these inputs that are LiDARs."""
+    return [topic_of(survey, config.inputs[name].topic) for name in names if modality_of(name) == "lidar"]
 
 
 def stamped_at_start(lidar: Topic) -> bool:
@@ -337,9 +348,8 @@ def propose(survey: Survey, config: Config) -> Proposal:
 
 def config_text(proposal: Proposal, source: str) -> str:
     """A ROS 2 parameter file with what differs from the defaults, each line with its reason."""
-    defaults = {name: value for name, value, _ in Config().parameters()}
-    for optional, one in OPTIONAL_INPUTS.items():       # naming its topic makes such an input
-        defaults |= {f"{optional}.{name}": value for name, value in vars(one).items() if name != "topic"}
+    defaults = {name: value for name, value, _ in Config.of_inputs(proposal.config.inputs).parameters()}
+    defaults["inputs"] = list(Config().inputs)
     lines = [f"# Parameters of mss_perception for {' '.join(source.split())}: only what differs from the defaults.",
              "# Every parameter with its meaning and range: docs/parameters.md. See also docs/calibration.md.",
              "/**:", "  ros__parameters:"]

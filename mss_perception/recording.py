@@ -18,6 +18,7 @@ import numpy as np
 from mss_models.labels import LabelSet
 from mss_perception import draw, messages, scoring
 from mss_perception.bags import BagWriter
+from mss_perception.config import modality_of
 from mss_perception.faults import SECOND, Fault
 from mss_perception.mask_message import mask_message
 from mss_perception.pipeline import Output
@@ -25,7 +26,7 @@ from mss_perception.report import Picture
 
 EVENLY = 6                  # pictures spread over the run; one more for each fault
 PICTURE_WIDTH = 400         # of a panel in the report, pixels
-RECORDED = ("run.json", "frames.jsonl", "metrics.json", "report.html", "pictures", "labels", "bag")
+RECORDED = ("run.json", "frames.jsonl", "metrics.json", "report.html", "pictures", "labels", "points", "bag")
 OF_EVERY_RUN = {"bag", "network", "faults"}     # what run.json tells, by which a replay's is recognised
 
 
@@ -37,13 +38,16 @@ class Run:
     """Writer of one run's folder; a context manager around the replay.
 
     settings: JSON-ready; everything that decides the outcome. start_ns and duration_sec: of the bag. keep_labels: also
-    keep labels and confidence of every frame, for `write_bag`. Raises RunError when `resume` finds other settings, and
-    when the folder holds something that no replay wrote under a name that this run would write.
+    keep labels and confidence of every frame, for `write_bag`. points: 'pcd' or 'ply': also write the labelled points
+    of every frame that has some; '': do not. Raises RunError when `resume` finds other settings, and when the folder
+    holds something that no replay wrote under a name that this run would write.
     """
 
     def __init__(self, folder: Path, settings: Mapping, resume: bool, start_ns: int, duration_sec: float,
-                 faults: Sequence[Fault], label_set: LabelSet, keep_labels: bool = False):
+                 faults: Sequence[Fault], label_set: LabelSet, keep_labels: bool = False,
+                 points: str = ""):
         self.folder, self.label_set, self.keep_labels, self.start_ns = Path(folder), label_set, keep_labels, start_ns
+        self.points = points
         self.records: list[dict] = []
         self._held = 0              # records before this one are of an earlier run and not yet met again
         self._wanted = _wanted(duration_sec, faults)
@@ -120,6 +124,8 @@ class Run:
             if self.keep_labels:
                 self._save(f"labels/{index:06d}.png", draw.png(output.labels))
                 self._save(f"labels/{index:06d}_confidence.png", draw.png(output.confidence))
+            if self.points and output.points is not None:
+                self._save_points(f"points/{index:06d}.{self.points}", output.points)
             if self._choose(output.t_ref_ns):
                 for order, (name, image) in enumerate(panels(output, truth, self.label_set).items()):
                     self._save(f"pictures/{index:06d}/{order}_{name}.png", draw.png(image, PICTURE_WIDTH))
@@ -134,6 +140,12 @@ class Run:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+    def _save_points(self, name: str, points: Mapping[str, np.ndarray]) -> None:
+        from mss_perception.cloud_files import write_points  # Open3D, where installed, takes seconds to import
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_points(path, points, self.label_set)
 
     def _choose(self, t_ref_ns: int) -> bool:
         """Whether this is the first frame at or after a wanted time."""
@@ -150,8 +162,8 @@ class Run:
             active = [str(fault) for fault in faults if fault.active(t_sec)]
             picture = Picture(record["t_ref"], ", ".join(active) or "no fault")
             files = {file.stem.partition("_")[2]: file for file in sorted(folder.glob("*.png"))}
-            for name in dict.fromkeys([*record["mask"], *files]):
-                picture.panels.append((name, remark(record["inputs"].get(name)),
+            for name in dict.fromkeys([*map(modality_of, record["mask"]), *files]):
+                picture.panels.append((name, caption(record["inputs"], name),
                                        files[name].read_bytes() if name in files else None))
             draw.write_sheet(self.folder / f"frame_{t_sec:06.2f}s.png",
                              [(name, content) for name, _, content in picture.panels])
@@ -215,10 +227,15 @@ def panels(output: Output, truth: np.ndarray | None, label_set: LabelSet) -> dic
     return shown
 
 
-def remark(state: Mapping | None) -> str:
-    """The caption of an input's picture: its state and what is worth knowing of the sample."""
-    if state is None:
-        return ""
+def caption(inputs: Mapping[str, Mapping], modality: str) -> str:
+    """Of a modality's picture: the remark on its input, or on each by name; '' for a picture of something else."""
+    remarks = {name: remark(state) for name, state in inputs.items() if modality_of(name) == modality}
+    return " / ".join(text if name == modality and len(remarks) == 1 else f"{name}: {text}"
+                      for name, text in remarks.items())
+
+
+def remark(state: Mapping) -> str:
+    """An input's state and what is worth knowing of its sample."""
     parts = [state["state"]]
     if state.get("stamp_delta"):
         parts.append(f"{state['stamp_delta'] / 1e6:+.0f} ms")

@@ -10,14 +10,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
-from mss_perception.config import OPTIONAL_INPUTS, Config
+from mss_perception.config import DEFAULTS, TYPE_TEXT, Config
+from mss_perception.message_types import ACCEPTED, CLOUD, DIAGNOSTICS, IMAGE, INFO, LABEL_INFO, ODOMETRY, TF
 
 GENERATED = "*Written by `python -m mss_perception.reference docs`; do not edit by hand.*"
-IMAGE, CLOUD, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/CameraInfo"
-DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
 SENSOR_QOS, LATCHED_QOS, OUTPUT_QOS = "best effort", "reliable, transient local", "reliable"
 
 
@@ -35,29 +34,21 @@ class Topic:
     needs: str = ""
 
 
-INPUT_TYPES = {"rgb": IMAGE, "depth": IMAGE, "event": CLOUD, "lidar": CLOUD}
-INPUT_CONTENT = {
-    "rgb": "colour or grey image of the camera, unrectified",
-    "depth": "depth along the optical axis: 32FC1 in metres, 16UC1 in millimetres (REP 118)",
-    "event": "events as points x, y (pixels), t (uint32: microseconds after the stamp; float: seconds), p (ON > 0)",
-    "lidar": "one sweep: x, y, z in metres; intensity and time per point where there are such fields",
-}
-
-
 def subscribed(config: Config) -> Iterator[Topic]:
     """What the active node subscribes to."""
     for name, one in config.inputs.items():
         frame = "its optical frame (z forward, x right, y down)" if one.info_topic else "the sensor's frame"
-        yield Topic(one.topic, INPUT_TYPES[name], SENSOR_QOS, one.qos_depth,
-                    f"{INPUT_CONTENT[name]}; frame: `{name}.frame_id`, else header.frame_id, {frame}")
+        yield Topic(one.topic, one.message_type, SENSOR_QOS, one.qos_depth,
+                    f"{ACCEPTED[one.modality][one.message_type]}; frame: `{name}.frame_id`, else header.frame_id, "
+                    f"{frame}")
         if one.info_topic:
             yield Topic(one.info_topic, INFO, SENSOR_QOS, 5, f"intrinsics of {name}, of the unrectified image, pixels; "
                         "binning and region of interest are applied")
-    yield Topic(config.odometry_topic, "nav_msgs/msg/Odometry", SENSOR_QOS, 100,
+    yield Topic(config.odometry_topic, ODOMETRY, SENSOR_QOS, 100,
                 "pose of the vehicle in the fixed frame, metres: for the deskew and for sets whose samples differ in "
                 "time")
-    yield Topic("/tf", "tf2_msgs/msg/TFMessage", SENSOR_QOS, 100, "poses that change", needs="tf2_msgs")
-    yield Topic("/tf_static", "tf2_msgs/msg/TFMessage", LATCHED_QOS, 100, "mounting of the sensors", needs="tf2_msgs")
+    yield Topic("/tf", TF, SENSOR_QOS, 100, "poses that change", needs="tf2_msgs")
+    yield Topic("/tf_static", TF, LATCHED_QOS, 100, "mounting of the sensors", needs="tf2_msgs")
 
 
 PUBLISHED = (
@@ -76,7 +67,7 @@ PUBLISHED = (
           "every set with LiDAR, while somebody subscribes and publish_points is true"),
     Topic("~/modality_mask", DIAGNOSTICS, OUTPUT_QOS, 5, "which inputs the set used and why not the others: see below",
           "every set, dropped ones included"),
-    Topic("~/label_info", "vision_msgs/msg/LabelInfo", LATCHED_QOS, 1, "names of the label ids", "once, at activation",
+    Topic("~/label_info", LABEL_INFO, LATCHED_QOS, 1, "names of the label ids", "once, at activation",
           "vision_msgs"),
     Topic("/diagnostics", DIAGNOSTICS, OUTPUT_QOS, 10, "health of node and inputs: see below",
           "once a second while active"),
@@ -154,10 +145,21 @@ def topics_page(config: Config) -> str:
         "Names without `/` are relative: a namespace moves them, and they can be remapped or named by the parameters "
         "`<input>.topic`, `<input>.info_topic` and `odometry_topic`. `~` is the node, `/mss_perception`.", "",
         "## Subscribed, while active", "", *table(("topic", "type", "QoS", "content and frame"), rows), "",
-        "An input with `enabled: false` is not subscribed. QoS of each can be changed by the parameters "
+        "These are the inputs by default; the parameter `inputs` names others, which are subscribed alike. "
+        "An input with `enabled: false` is not subscribed. `<input>.message_type` chooses among the types that its "
+        "modality can be read from; of a type other than the default the message package must be installed:", "",
+        *table(("modality", "type", "content"), [(modality, kind, text) for modality, kinds in ACCEPTED.items()
+                                                 for kind, text in kinds.items()]), "",
+        "A publisher of another type is an ERROR in /diagnostics that names it and the parameter. A bag says the types "
+        "of its topics itself. QoS of each can be changed by the parameters "
         "`qos_overrides.<topic>.subscription.*`; best effort matches publishers of either reliability.", "",
         "## Published", "",
         *table(("topic", "type", "QoS", "content", "when"), outputs), "",
+        "With several `target_cameras` each view has topics of its own: `~/<view>/segmentation`, "
+        "`~/<view>/modality_mask` and so on, a view being named after its input; only ~/label_info and /diagnostics "
+        "are of all. A set is then accounted for once for each view: outputs + drops by reason = ticks x views.", "",
+        "Two cameras with a node each: start it in two namespaces (`namespace:=left` of the launch files), which move "
+        "the sensors' topics and the outputs of each.", "",
         "The stamp of each output is the reference time of its set, so outputs of one set join by equal stamps; the "
         "frame is the target camera's optical frame. /diagnostics and ~/label_info are stamped with the node's clock.",
         "", "## ~/modality_mask", "",
@@ -176,19 +178,21 @@ def topics_page(config: Config) -> str:
 
 
 def parameters_page(config: Config) -> str:
-    config = replace(config, inputs={**config.inputs, **OPTIONAL_INPUTS})
     flat = list(config.parameters())
     general = [(f"`{name}`", kind(value), shown(value), allowed(one), during(one), one.metadata["description"])
                for name, value, one in flat if "." not in name]
+    flat = list(Config.of_inputs(DEFAULTS).parameters())
     fields = {(one.name, one.metadata["description"]): one for name, _, one in flat if "." in name}
     per_input = []
-    for (last, _), one in fields.items():
-        values = {name.partition(".")[0]: value for name, value, other in flat if "." in name and other is one}
+    for (last, text), one in fields.items():
+        values = {name.partition(".")[0]: value for name, value, other in flat
+                  if "." in name and (other.name, other.metadata["description"]) == (last, text)}
         texts = {owner: shown(value) for owner, value in values.items()}
-        alike = len(set(texts.values())) == 1 and len(texts) == len(config.inputs)      # else by input
-        default = next(iter(texts.values())) if alike else ", ".join(f"{owner} {text}" for owner, text in texts.items())
-        per_input.append((f"`<input>.{last}`", kind(next(iter(values.values()))), default, allowed(one), during(one),
-                          one.metadata["description"]))
+        alike = len(set(texts.values())) == 1 and len(texts) == len(DEFAULTS)      # else by input
+        default = next(iter(texts.values())) if alike else ", ".join(f"{owner} {value}" for owner, value
+                                                                     in texts.items())
+        choices = "see [topics.md](topics.md)" if text == TYPE_TEXT else allowed(one)
+        per_input.append((f"`<input>.{last}`", kind(next(iter(values.values()))), default, choices, during(one), text))
     head = ("parameter", "type", "default", "range", "changes while active", "meaning")
     node = [("`autostart`", "bool", "`true`", "", "no", "Configure and activate at start"),
             ("`use_sim_time`", "bool", "`false`", "", "no", "Take time from /clock"),
@@ -200,9 +204,10 @@ def parameters_page(config: Config) -> str:
         "values end the node at its start, all of them named. `ros2 param describe /mss_perception NAME` says the "
         "same as this page. `python -m mss_perception.check BAG --write config.yaml` writes a file to start from.", "",
         "## Of the node", "", *table(head, general), "",
-        "## Of each input", "", f"`<input>` is one of {', '.join(config.inputs)}. Where defaults are named by input, "
-        f"one that is not named has no such parameter. {', '.join(OPTIONAL_INPUTS)} is an input only where one of its "
-        "parameters is given.", "",
+        "## Of each input", "", "`<input>` is one of the names in `inputs`. What stands before the first underscore of "
+        f"a name is its modality, one of {', '.join(DEFAULTS)}, whose defaults it has; where defaults are named by "
+        "modality, one that is not named has no such parameter. Topics have a default only where the name is that of "
+        "the modality: `lidar_rear` must be given one. A parameter of an input not in `inputs` is an error.", "",
         *table(head, per_input), "",
         "## Of the ROS 2 node alone", "", *table(head, node), "",
     ])

@@ -7,6 +7,7 @@ same labels and the same figures except latencies. In DIR:
     metrics.json   the run in figures (scoring.build_metrics)
     report.html    everything to look at, self-contained;  frame_*.png  the chosen frames side by side
     bag/           with --write-bag: labels, confidence and masks as topics
+    points/        with --points: each set's labelled points as NNNNNN.pcd or .ply
 
 A run that was interrupted goes on with --resume: the bag is read again from its start, because decoders and hysteresis
 have a state, but what frames.jsonl already holds is neither projected nor segmented again.
@@ -34,6 +35,7 @@ from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
 from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError
 from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule
+from mss_perception.message_types import ACCEPTED
 from mss_perception.messages import MessageError, decode_image, stamp_ns
 from mss_perception.pipeline import Output, Pipeline
 from mss_perception.recording import Run, RunError
@@ -53,15 +55,20 @@ USER_ERRORS = (ReplayError, BagError, CalibrationError, CheckpointError, ConfigE
 class Replay:
     """One bag through one pipeline into one folder; call it.
 
-    bag: folder or file. config: topics and parameters. faults, seed: see faults.FaultSchedule. limit_sec: stop so many
-    seconds after the bag's start. resume: continue what `out` holds. report: also write
-    report.html and the pictures. progress: show a bar.
+    bag: folder or file; its own types of messages count, not those of the configuration. config: topics and parameters.
+    faults, seed: see faults.FaultSchedule. view: the one of target_cameras to replay, with the inputs seen in it; ''
+    takes the first. points: 'pcd' or 'ply', in which labelled points are written; '' for none. limit_sec: stop so many
+    seconds after the bag's start. resume: continue what `out` holds. report: also write report.html and the pictures.
+    progress: show a bar.
     Raises one of USER_ERRORS.
     """
 
     def __init__(self, bag: str | Path, out: str | Path, config: Config, faults: Sequence[str] = (), seed: int = 0, *,
-                 write_bag: bool = False, limit_sec: float | None = None, resume: bool = False, report: bool = True,
-                 progress: bool = True):
+                 view: str = "", write_bag: bool = False, points: str = "", limit_sec: float | None = None,
+                 resume: bool = False, report: bool = True, progress: bool = True):
+        config = config.of_view(view or config.target_cameras[0])
+        if points:
+            config.set("publish_points", True)
         self.config, self.write_bag, self.report, self.progress = config, write_bag, report, progress
         self.bag = bag_summary(bag)
         if Path(bag).resolve().is_relative_to(Path(out).resolve()):
@@ -78,10 +85,10 @@ class Replay:
         settings = {
             "bag": str(Path(bag).resolve()), "messages": self.bag.count, "network": self.runtime.model_id,
             "precision": self.runtime.precision, "faults": [str(fault) for fault in self.schedule.faults], "seed": seed,
-            "limit_sec": limit_sec, "write_bag": write_bag,
+            "limit_sec": limit_sec, "write_bag": write_bag, "points": points,
             "config": {name: value for name, value, _ in config.parameters() if name not in ("checkpoint", "threads")}}
         self.run = Run(Path(out), settings, resume, self.start_ns, self.duration_sec, self.schedule.faults,
-                       self.runtime.labels, keep_labels=write_bag)
+                       self.runtime.labels, keep_labels=write_bag, points=points)
         self.pipeline = Pipeline(config, self.runtime, self._output, synchronous=True, done=self.run.holds)
         self.truth = Truth(self.bag, config.labels_topic, self.runtime.labels.ignore_id,
                            tolerance_ns=round(0.5 / config.collector.tick_rate_hz * SECOND),
@@ -239,10 +246,15 @@ def roles_in(bag: BagSummary, config: Config) -> dict[str, str]:
     if not any(role in config.inputs for role in roles.values()):
         sensors = ", ".join(f"{topic} ({role})" for topic, role in wanted.items() if role in config.inputs)
         raise ReplayError(f"bag {bag.path} has none of the sensor topics {sensors}; {hint}")
-    info = "/" + config.inputs[config.target_camera].info_topic.lstrip("/")
+    for topic, role in roles.items():
+        if role in config.inputs and bag.topics[topic].type not in (known := ACCEPTED[config.inputs[role].modality]):
+            raise ReplayError(f"topic {topic} ({role}) of bag {bag.path} is {bag.topics[topic].type}; {role} can be "
+                              + ", ".join(known))
+    target, = config.target_cameras
+    info = "/" + config.inputs[target].info_topic.lstrip("/")
     if info not in roles and not config.calibration_file:
-        raise ReplayError(f"bag {bag.path} lacks {info} (camera_info of the target camera {config.target_camera}) and "
-                          f"no calibration_file is given; {hint}")
+        raise ReplayError(f"bag {bag.path} lacks {info} (camera_info of the target camera {target}) and no "
+                          f"calibration_file is given; {hint}")
     missing = [f"{topic} ({role})" for topic, role in wanted.items() if role in config.inputs and topic not in roles]
     if missing:
         log.warning("the bag has no %s: replayed without", ", ".join(missing))
@@ -285,6 +297,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--fault", action="append", default=[], metavar="FAULT", help="put a fault in, see below")
     parser.add_argument("--seed", type=int, default=0, help="of the faults' randomness (default 0)")
     parser.add_argument("--size", metavar="WxH", help="size of the network's images; the checkpoint's when not given")
+    parser.add_argument("--view", default="", help="of several target_cameras, the one to replay (default: the first)")
+    parser.add_argument("--points", default="", choices=["pcd", "ply"],
+                        help="also write the labelled points of each set, in this format")
     parser.add_argument("--limit", type=float, metavar="SEC", help="stop after this much of the bag")
     parser.add_argument("--write-bag", action="store_true", help="also write labels, confidence and masks as a bag")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
@@ -298,8 +313,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
         metrics = Replay(options.bag, options.out, configuration(options), options.fault, options.seed,
-                         write_bag=options.write_bag, limit_sec=options.limit, resume=options.resume,
-                         report=not options.no_report, progress=not options.quiet)()
+                         view=options.view, write_bag=options.write_bag, points=options.points,
+                         limit_sec=options.limit, resume=options.resume, report=not options.no_report,
+                         progress=not options.quiet)()
     except USER_ERRORS as error:
         print(f"replay: {error}", file=sys.stderr)
         return 2

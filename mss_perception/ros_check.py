@@ -13,7 +13,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from tqdm import tqdm
 
-from mss_perception.ros_player import message_class
+from mss_perception.ros_compat import message_class
 from mss_perception.ros_process import leave
 from mss_perception.ros_topics import LossEstimate, loss_cure
 from mss_perception.survey import KINDS, Survey, Topic

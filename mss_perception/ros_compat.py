@@ -7,7 +7,8 @@
 | sensor_msgs_py | makes the published clouds | messages.encode_cloud |
 | tf2_msgs | /tf and /tf_static are subscribed | extrinsics come from the parameter calibration_file |
 | vision_msgs | ~/label_info is published | it is not; the log lists the classes |
-| event_camera_msgs | events may come as EventPacket | events come as PointCloud2 (x, y, t, p) |
+| event_camera_msgs, dvs_msgs, prophesee_event_msgs | events may come as their messages | events come as PointCloud2 \
+(x, y, t, p) or pictures |
 
 Received messages are decoded by mss_perception.messages everywhere, so that live and replay give the same bits.
 """
@@ -37,6 +38,8 @@ point_cloud2 = optional("sensor_msgs_py.point_cloud2")
 tf2_msgs = optional("tf2_msgs.msg")
 vision_msgs = optional("vision_msgs.msg")
 event_camera_msgs = optional("event_camera_msgs.msg")
+dvs_msgs = optional("dvs_msgs.msg")
+prophesee_event_msgs = optional("prophesee_event_msgs.msg")
 
 
 class StandInSubscriber:
@@ -59,6 +62,12 @@ class Subscriber(message_filters.Subscriber if message_filters else StandInSubsc
 
     def callback(self, message, info) -> None:
         self.signalMessage(message, info)
+
+
+def message_class(type_name: str):
+    """rclpy's class of `package/msg/Name`; None where the package is not installed."""
+    package, _, name = type_name.split("/")
+    return getattr(optional(f"{package}.msg"), name, None)
 
 
 def ros_types() -> SimpleNamespace:
@@ -99,7 +108,8 @@ DATATYPES = {"int8": PointField.INT8, "uint8": PointField.UINT8, "int16": PointF
 def describe() -> str:
     """One line for the log: which parts are ROS's and which stand-ins."""
     parts = {"message_filters": message_filters, "cv_bridge": cv_bridge, "sensor_msgs_py": point_cloud2,
-             "tf2_msgs": tf2_msgs, "vision_msgs": vision_msgs, "event_camera_msgs": event_camera_msgs}
+             "tf2_msgs": tf2_msgs, "vision_msgs": vision_msgs, "event_camera_msgs": event_camera_msgs,
+             "dvs_msgs": dvs_msgs, "prophesee_event_msgs": prophesee_event_msgs}
     used = ", ".join(name for name, module in parts.items() if module) or "none"
     missing = ", ".join(name for name, module in parts.items() if not module) or "none"
     return f"ROS packages in use: {used}; not importable, stand-ins used: {missing}"

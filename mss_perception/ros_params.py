@@ -10,7 +10,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
-from mss_perception.config import Config, ConfigError
+from mss_models.modality import MODALITIES
+from mss_perception.config import Config, ConfigError, modality_of
 
 
 def declare(node: Node) -> tuple[bool, Config]:
@@ -24,15 +25,34 @@ def declare(node: Node) -> tuple[bool, Config]:
             description="Configure and activate at start", read_only=True)).value
     except ParameterException as error:
         problems.append(str(error))
-    for name, default, declaration in list(config.parameters()):
-        try:
-            given = node.declare_parameter(name, default, descriptor(default, declaration))
-            config.set(name, given.value)
-        except (ParameterException, ConfigError) as error:  # go on: a user wants to see all of them at once
-            problems.append(str(error))
+
+    def take(parameters) -> None:
+        for name, default, declaration in parameters:
+            try:
+                given = node.declare_parameter(name, default, descriptor(default, declaration))
+                config.set(name, given.value)
+            except (ParameterException, ConfigError) as error:  # go on: a user wants to see all of them at once
+                problems.append(str(error))
+
+    take([next(config.parameters())])               # `inputs`, by which there are the parameters of each
+    take(list(config.parameters())[1:])
+    problems += unlisted(node, config)
     if problems:
         raise ConfigError("; ".join(problems))
     return autostart, config.validate()
+
+
+def unlisted(node: Node, config: Config) -> list[str]:
+    """What is wrong with the given parameters of inputs that there are not. ROS itself overlooks such ones."""
+    def problem(name: str) -> str:
+        try:
+            config.set(name, None)
+        except ConfigError as error:
+            return str(error)
+
+    # Not public, but there is no other way to what was given and not declared.
+    return [problem(name) for name in sorted(node._parameter_overrides)
+            if modality_of(name.partition(".")[0]) in MODALITIES and not node.has_parameter(name)]
 
 
 def descriptor(default, declaration: dataclasses.Field) -> ParameterDescriptor:

@@ -8,7 +8,6 @@ It stands for the sensors' drivers where there is no `ros2 bag play`, and can hu
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import signal
 import sys
@@ -29,7 +28,7 @@ from mss_perception.bags import BagSummary, bag_summary
 from mss_perception.config import Config
 from mss_perception.faults import KINDS, SECOND
 from mss_perception.player import Timeline, calibration_of
-from mss_perception.ros_compat import TYPES
+from mss_perception.ros_compat import TYPES, message_class
 from mss_perception.ros_process import leave
 
 CLOCK_PERIOD_NS = SECOND // 100
@@ -108,15 +107,6 @@ class Player:
         if not self.stop.is_set():
             time.sleep(LINGER_SEC)
         leave(self.node)
-
-
-def message_class(type_name: str):
-    """rclpy's class of `package/msg/Name`; None where the package is not installed."""
-    package, _, name = type_name.split("/")
-    try:
-        return getattr(importlib.import_module(f"{package}.msg"), name, None)
-    except ImportError:
-        return None
 
 
 def playable(bag: BagSummary) -> list[str]:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import statistics
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from nav_msgs.msg import Odometry
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.utilities import get_rmw_implementation_identifier
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo
 
-from mss_perception.config import Config
+from mss_perception.config import Config, ConfigError, InputConfig
 from mss_perception.live import LARGE_MESSAGES, TRANSPORTS
+from mss_perception.message_types import ACCEPTED
 from mss_perception.messages import stamp_ns
-from mss_perception.ros_compat import Subscriber, tf2_msgs
+from mss_perception.ros_compat import Subscriber, message_class, tf2_msgs
 
 WARNED_CALLS = 11       # calls, one a second, over which a loss is warned of
-MESSAGE_TYPE = {"rgb": Image, "depth": Image, "event": PointCloud2, "lidar": PointCloud2}
 
 
 class LossEstimate:
@@ -80,13 +80,14 @@ class Topic:
     """One subscription that hands each message to `receive(message)`."""
 
     def __init__(self, node, role: str, message_type, name: str, depth: int, receive: Callable[[object], None],
-                 latched: bool = False) -> None:
+                 latched: bool = False, accepted: Sequence[str] = ()) -> None:
+        """accepted: the types that the parameter <role>.message_type may name, of an input."""
         # Best effort matches every publisher; only what was sent before the start needs reliability. There is no
         # deadline policy: to detect silence with one would stop publishers without it from matching.
         qos = QoSProfile(depth=depth,
                          reliability=ReliabilityPolicy.RELIABLE if latched else ReliabilityPolicy.BEST_EFFORT,
                          durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
-        self.node, self.role, self.receive = node, role, receive
+        self.node, self.role, self.receive, self.accepted = node, role, receive, accepted
         self.loss = LossEstimate()
         self._counts = deque([(0, 0)], maxlen=WARNED_CALLS)     # received and lost at the last calls of loss_warning
         # Without rclpy's event handlers, which make every wait of a Python executor about twice as expensive:
@@ -113,12 +114,18 @@ class Topic:
         for publisher in self.node.get_publishers_info_by_topic(self.name):
             who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
             if publisher.topic_type != self._type_name:
-                return f"{self.name} is published by {who} as {publisher.topic_type}, must be {self._type_name}"
+                return (f"{self.name} is published by {who} as {publisher.topic_type}, must be {self._type_name}"
+                        + self._type_cure(publisher.topic_type))
             compatible, reason = qos_check_compatible(publisher.qos_profile, self._subscriber.sub.qos_profile)
             if compatible == QoSCompatibility.ERROR:
                 return (f"{self.name} is published by {who} with incompatible QoS ({reason.rstrip('; ')}); change it "
                         f"there or by the parameters qos_overrides.{self.name}.subscription.*")
         return ""
+
+    def _type_cure(self, found: str) -> str:
+        if found in self.accepted:
+            return f"; set {self.role}.message_type to {found}"
+        return f"; {self.role}.message_type can be {', '.join(self.accepted)}" if self.accepted else ""
 
     @property
     def publishers(self) -> int:
@@ -136,20 +143,37 @@ class Topic:
 
 
 def subscribe(node, config: Config, receive: Callable[[str, object], None]) -> list[Topic]:
-    """Subscribe to every enabled input, its CameraInfo, odometry and tf; `receive(role, message)` gets each message."""
+    """Subscribe to every enabled input, its CameraInfo, odometry and tf; `receive(role, message)` gets each message.
+
+    Raises ConfigError when the messages of an input are of a package that is not installed.
+    """
+    types = {name: input_type(name, one) for name, one in config.inputs.items() if one.enabled}
+
     def topic(role: str, message_type, name: str, depth: int, **options) -> Topic:
         return Topic(node, role, message_type, name, depth, lambda message: receive(role, message), **options)
 
     topics = []
     for name, one in config.inputs.items():
-        # The target camera's intrinsics are the pixel grid, also when its images are not wanted.
-        if one.info_topic and (one.enabled or name == config.target_camera):
+        # A target camera's intrinsics are the pixel grid, also when its images are not wanted.
+        if one.info_topic and (one.enabled or name in config.target_cameras):
             topics.append(topic(f"{name}/info", CameraInfo, one.info_topic, depth=5))
         if one.enabled:
-            topics.append(topic(name, MESSAGE_TYPE[name], one.topic, depth=one.qos_depth))
+            topics.append(topic(name, types[name], one.topic, depth=one.qos_depth,
+                                accepted=tuple(ACCEPTED[one.modality])))
     if config.odometry_topic:
         topics.append(topic("odom", Odometry, config.odometry_topic, depth=100))
     if tf2_msgs:
         topics.append(topic("tf", tf2_msgs.TFMessage, "/tf", depth=100))
         topics.append(topic("tf_static", tf2_msgs.TFMessage, "/tf_static", depth=100, latched=True))
     return topics
+
+
+def input_type(name: str, config: InputConfig):
+    """The message class of an input. Raises ConfigError naming the package that lacks and where to get it."""
+    found = message_class(config.message_type)
+    if found is None:
+        package = config.message_type.partition("/")[0]
+        raise ConfigError(f"{name}.message_type = {config.message_type}, but the package {package} cannot be imported: "
+                          f"install ros-$ROS_DISTRO-{package.replace('_', '-')}, or build {package} in a workspace and "
+                          "source it")
+    return found

@@ -15,7 +15,7 @@ import numpy as np
 
 from mss_models.labels import LabelSet
 from mss_models.metrics import Confusion
-from mss_perception.config import Config
+from mss_perception.config import Config, modality_of
 from mss_perception.faults import SECOND, Fault
 
 
@@ -45,7 +45,7 @@ class ExpectedMasks:
         self.spacing = {name: float(np.median(np.diff(np.unique(known)))) if len(set(known)) > 1 else 0.0
                         for name, known in self.all_stamps.items()}
         # A stream's own period is that of its windows: one must empty until it is missed and fill until it is back.
-        self.periods = {name: max(period, window_sec * SECOND) if name == "event" else period
+        self.periods = {name: max(period, window_sec * SECOND) if modality_of(name) == "event" else period
                         for name, period in self.spacing.items()}
         self.transitions = {name: self._transitions(name) for name in self.stamps}
 
@@ -62,14 +62,16 @@ class ExpectedMasks:
 
     def rightly_dropped(self, frame: Mapping) -> bool:
         """Whether a frame was dropped because it has too few inputs, and only then."""
-        too_few = sum(frame["mask"].values()) < max(1, self.config.collector.min_modalities)
+        present = {modality_of(name) for name, used in frame["mask"].items() if used}
+        too_few = len(present) < max(1, self.config.collector.min_modalities)
         return frame["dropped"] == ("below_min_modalities" if too_few else None)
 
     def _expected(self, name: str, t_ref_ns: int) -> bool | None:
         one = self.config.inputs[name]
         centre = t_ref_ns + round(one.offset_sec * SECOND)
         tolerance = round(one.tolerance_sec * SECOND)
-        if name == "event":     # stamps are where packets begin; the last before t_ref reaches to within the tolerance
+        if modality_of(name) == "event":
+            # Stamps are where packets begin; the last before t_ref reaches to within the tolerance.
             low, high = centre - tolerance - round(self.spacing[name]), centre
         else:
             low, high = centre - max(tolerance, round(one.hold_sec * SECOND)), centre + tolerance
@@ -94,7 +96,7 @@ class ExpectedMasks:
             begin = self.all_stamps[name][0] - self.start_ns
             if self._comes_late(name):
                 spans.append((begin, begin + recovery))
-            elif name == "event":
+            elif modality_of(name) == "event":
                 spans.append((begin, begin + period))
         return spans
 

@@ -8,7 +8,7 @@ a whole and never changed, so whoever takes it once has one calibration for all 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +53,34 @@ class Sample:
     nbytes: int = 0
 
 
-class Sensors:
-    """Calibration and lanes of all inputs.
+@dataclass(frozen=True)
+class View:
+    """What the network is shown of one target camera, whose name it has.
 
-    encodings: input -> how the network wants it. image_size: (height, width) that the network was trained at. Raises
+    camera: on whose pixels labels lie. seen: the camera of the network's pictures, which is its pinhole form when there
+    is a rectification. size: (height, width) of these pictures.
+    """
+
+    name: str
+    camera: Camera
+    seen: Camera
+    size: tuple[int, int]
+    rectification: Rectification | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One input in a view: its image, and for point sensors what their common image is drawn of."""
+
+    lane: object
+    image: LaneImage
+    part: Sweep | Scan | None = None
+
+
+class Sensors:
+    """Calibration and lanes of all inputs, in all views.
+
+    encodings: modality -> how the network wants it. image_size: (height, width) that the network was trained at. Raises
     ValueError when a lane cannot give an encoding, CalibrationError for the calibration file.
     """
 
@@ -65,10 +89,11 @@ class Sensors:
         self.transforms = Transforms(config.fixed_frame)
         self.cameras: Mapping[str, Camera] = {}
         self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
-        self._lanes: dict[str, tuple[tuple, object]] = {}
-        self._rectification: tuple[tuple, Rectification] | None = None
+        self._lanes: dict[tuple[str, str], tuple[tuple, object]] = {}       # (view, modality) -> calibration, lane
+        self._rectifications: dict[str, tuple[tuple, Rectification]] = {}
         self._payloads: dict[str, np.ndarray] = {}
-        self.event_stream = EventStream(nanoseconds(config.event_period_sec))
+        self.event_streams = {name: EventStream(nanoseconds(config.event_period_sec))
+                              for name, one in config.inputs.items() if one.modality == "event" and one.enabled}
         if config.calibration_file:
             known = calibration.load(config.calibration_file)
             self.cameras = dict(known.cameras)
@@ -119,9 +144,9 @@ class Sensors:
     def arrived(self, name: str, message) -> Sample:
         """A data message, before the collector gets it: notice a repeated payload, decode a stream's packet."""
         sample = Sample(message, self._is_repeated(name, message), nbytes=len(payload_of(message)))
-        if name == "event":
+        if name in self.event_streams:
             try:
-                sample.events = self.event_stream.decode(message)
+                sample.events = self.event_streams[name].decode(message)
             except MessageError as error:
                 sample.error = str(error)
             sample.message = None       # what counts of it is decoded, and many times as large where it was packed
@@ -140,99 +165,93 @@ class Sensors:
     def reset(self) -> None:
         """Time has jumped: forget poses over time and payloads; calibration stays."""
         self.transforms.reset()
-        self.event_stream.reset()
+        for stream in self.event_streams.values():
+            stream.reset()
         self._payloads.clear()
 
     # ---------------------------------------------------------------------------------------------------------- images
 
-    def target(self, cameras: Mapping[str, Camera]) -> tuple[Camera, tuple[int, int]]:
-        """The target camera of `cameras`, which is the grid of labels, and the (height, width) of the network's images.
-
-        Raises LaneInvalid when its intrinsics are not known yet. What the network sees may be its `rectification`.
-        """
-        name = self.config.target_camera
+    def view(self, name: str, cameras: Mapping[str, Camera]) -> View:
+        """The view of one of target_cameras. Raises LaneInvalid when its intrinsics are not known yet."""
         camera = cameras.get(name)
         if camera is None:
             raise LaneInvalid(f"no camera_info of the target camera on {self.config.inputs[name].info_topic!r} and no "
                               f"camera {name!r} in calibration_file")
-        return camera, network_size(self.config, self.image_size, camera)
+        size = network_size(self.config, self.image_size, camera)
+        if not self.config.undistort or camera.model == "none":
+            return View(name, camera, camera, size)
+        known = self._rectifications.get(name)
+        if known is None or known[0] != (camera, size):
+            known = self._rectifications[name] = (camera, size), Rectification(camera, *size)
+        return View(name, camera, known[1].pinhole, size, known[1])
 
-    def rectification(self, target: Camera, size: tuple[int, int]) -> Rectification | None:
-        """How the network's pictures differ from the target camera's; None unless `undistort` is set and it matters."""
-        if not self.config.undistort or target.model == "none":
-            return None
-        if self._rectification is None or self._rectification[0] != (target, size):
-            self._rectification = (target, size), Rectification(target, *size)
-        return self._rectification[1]
+    def expected_sizes(self) -> set[tuple[int, int]]:
+        """(height, width) of the network's images as far as they are known before the first camera_info."""
+        known = [self.cameras.get(name) for name in self.config.target_cameras]
+        return {network_size(self.config, self.image_size, camera) if camera is not None else
+                (self.config.height or self.image_size[0], self.config.width or self.image_size[1]) for camera in known}
 
-    def expected_size(self) -> tuple[int, int]:
-        """(height, width) of the network's images as far as it is known before the first camera_info."""
-        camera = self.cameras.get(self.config.target_camera)
-        if camera is not None:
-            return network_size(self.config, self.image_size, camera)
-        return self.config.height or self.image_size[0], self.config.width or self.image_size[1]
+    def image(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera],
+              view: str = "") -> LaneImage:
+        """`see` of one input alone, in the first view when none is named."""
+        return self.see(name, state, t_ref_ns, cameras, view or self.config.target_cameras[0]).image
 
-    def image(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera]) -> LaneImage:
-        """The matched sample of one input as the network's image. Raises one of INVALID_DATA with the reason.
+    def see(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: str) -> Seen:
+        """The matched sample of one input in a view. Raises one of INVALID_DATA with the reason.
 
         cameras: `self.cameras` as it was when work on the set began.
         """
-        target, size = self.target(cameras)
-        rectification = self.rectification(target, size)
-        seen = rectification.pinhole if rectification else target
-        return getattr(self, f"_{name}")(state, t_ref_ns, cameras, seen, size)
+        modality = self.config.inputs[name].modality
+        return getattr(self, f"_{modality}")(name, state, t_ref_ns, cameras, self.view(view, cameras))
 
-    def _rgb(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
-             size: tuple[int, int]) -> LaneImage:
-        own = self._camera("rgb", cameras)
-        if own.frame_id != target.frame_id:
+    def _rgb(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
+        own = self._camera(name, cameras)
+        if own.frame_id != view.camera.frame_id:
             raise LaneInvalid(f"a colour image cannot be moved from {own.frame_id!r} to the target camera "
-                              f"{target.frame_id!r} without its depth; make rgb the target_camera")
-        pixels = read_pixels(state.payload.message, (own.height, own.width))
-        return self._lane("rgb", target, size, own)(pixels)
+                              f"{view.camera.frame_id!r} without its depth; name {name} in target_cameras")
+        lane = self._lane(view, "rgb", own)
+        return Seen(lane, lane(read_pixels(state.payload.message, (own.height, own.width))))
 
-    def _depth(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
-               size: tuple[int, int]) -> LaneImage:
-        message, camera = state.payload.message, self._camera("depth", cameras)
+    def _depth(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
+        message, camera, to = state.payload.message, self._camera(name, cameras), view.camera.frame_id
         pixels = decode_image(message, (camera.height, camera.width))
-        frame, lane, level = self._frame("depth", message, camera), self._lane("depth", target, size), None
+        frame, lane, level = self._frame(name, message, camera), self._lane(view, "depth"), None
         if self.encodings["depth"].name == "hha":
-            level = level_of(self.transforms, target.frame_id, self.config.base_frame, t_ref_ns)
-        if frame == target.frame_id:    # one device: a few milliseconds of driving are not worth a registration
-            return lane(pixels, camera, np.eye(4), level)
-        motion, _ = self.transforms.moved(target.frame_id, frame, None, stamp_ns(message.header), t_ref_ns)
-        return lane(pixels, camera, motion.T[0], level)
+            level = level_of(self.transforms, to, self.config.base_frame, t_ref_ns)
+        if frame == to:     # one device: a few milliseconds of driving are not worth a registration
+            return Seen(lane, lane(pixels, camera, np.eye(4), level))
+        motion, _ = self.transforms.moved(to, frame, None, stamp_ns(message.header), t_ref_ns)
+        return Seen(lane, lane(pixels, camera, motion.T[0], level))
 
-    def _lidar(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
-               size: tuple[int, int]) -> LaneImage:
-        config, cloud = self.config.inputs["lidar"], decode_cloud(state.payload.message)
-        frame = self._frame("lidar", state.payload.message)
-        motion, deskewed = self.transforms.moved(target.frame_id, frame, point_times_ns(cloud, config.time_unit),
+    def _lidar(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
+        config, cloud = self.config.inputs[name], decode_cloud(state.payload.message)
+        frame = self._frame(name, state.payload.message)
+        motion, deskewed = self.transforms.moved(view.camera.frame_id, frame, point_times_ns(cloud, config.time_unit),
                                                  cloud.stamp_ns, t_ref_ns)
-        return self._lane("lidar", target, size).draw([Sweep(cloud, motion, deskewed, config.intensity_max)])
+        lane, sweep = self._lane(view, "lidar"), Sweep(cloud, motion, deskewed, config.intensity_max)
+        return Seen(lane, lane.draw([sweep]), sweep)
 
-    def _radar(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
-               size: tuple[int, int]) -> LaneImage:
-        config, message, times_ns = self.config.inputs["radar"], state.payload.message, None
+    def _radar(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
+        config, message, times_ns = self.config.inputs[name], state.payload.message, None
         if hasattr(message, "point_step"):
             found = cloud_detections(decode_cloud(message), config.intensity_min, config.intensity_max)
         else:
             found, times_ns = polar_detections(decode_image(message), self.encodings["radar"].params["max_m"])
-        motion, deskewed = self.transforms.moved(target.frame_id, self._frame("radar", message), times_ns,
+        motion, deskewed = self.transforms.moved(view.camera.frame_id, self._frame(name, message), times_ns,
                                                  stamp_ns(message.header), t_ref_ns)
-        return self._lane("radar", target, size).draw([Scan(found, motion, deskewed)])
+        lane, scan = self._lane(view, "radar"), Scan(found, motion, deskewed)
+        return Seen(lane, lane.draw([scan]), scan)
 
-    def _event(self, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], target: Camera,
-               size: tuple[int, int]) -> LaneImage:
+    def _event(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
         if broken := next((sample.error for sample in state.payload if sample.error), ""):
             raise LaneInvalid(broken)
-        camera = self._camera("event", cameras)
-        T = self.transforms.lookup(target.frame_id, self._frame("event", None, camera))
-        lane = self._lane("event", target, size, camera, T, self.config.event_plane_depth_m)
-        offset_ns = nanoseconds(self.config.inputs["event"].offset_sec)
+        camera = self._camera(name, cameras)
+        T = self.transforms.lookup(view.camera.frame_id, self._frame(name, None, camera))
+        lane = self._lane(view, "event", camera, T, self.config.event_plane_depth_m)
+        offset_ns = nanoseconds(self.config.inputs[name].offset_sec)
         # The collector has chosen the packets; the lane sees these and no others, live and in replay alike.
         packets = [sample.events for sample in state.payload]
-        return lane(packets, t_ref_ns + offset_ns, state.stamp_ns, state.coverage)
+        return Seen(lane, lane(packets, t_ref_ns + offset_ns, state.stamp_ns, state.coverage))
 
     def _camera(self, name: str, cameras: Mapping[str, Camera]) -> Camera:
         if name not in cameras:
@@ -247,13 +266,19 @@ class Sensors:
             raise LaneInvalid(f"{name} has no frame: header.frame_id is empty; set {name}.frame_id")
         return frame.lstrip("/")
 
-    def _lane(self, name: str, target: Camera, size: tuple[int, int], *more):
+    def _lane(self, view: View, modality: str, *more):
         """The lane for this calibration; a new one only when something of it has changed."""
-        key = (target, size, *(one.tobytes() if isinstance(one, np.ndarray) else one for one in more))
-        known = self._lanes.get(name)
+        key = (view.seen, view.size, *(one.tobytes() if isinstance(one, np.ndarray) else one for one in more))
+        known = self._lanes.get((view.name, modality))
         if known is None or known[0] != key:
-            known = self._lanes[name] = key, LANES[name](self.encodings[name], target, *size, *more)
+            lane = LANES[modality](self.encodings[modality], view.seen, *view.size, *more)
+            known = self._lanes[view.name, modality] = key, lane
         return known[1]
+
+
+def joined(seen: Sequence[Seen]) -> LaneImage:
+    """The image of all inputs of one modality in one view."""
+    return seen[0].image if len(seen) == 1 else seen[0].lane.draw([one.part for one in seen])
 
 
 def payload_of(message):

@@ -44,6 +44,9 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
     top, width, height in pixels of the image; the whole image when None.
     Raises ProjectionError, BagError, or one of sensors.INVALID_DATA.
     """
+    if lacks := [name for name in ("rgb", "lidar") if name not in config.inputs]:
+        raise ProjectionError(f"inputs = [{', '.join(config.inputs)}] has no {' and no '.join(lacks)}; points of one "
+                              "are drawn over the other")
     summary = bag_summary(bag)
     needed = ("rgb", "rgb/info", "lidar", "odom", "tf", "tf_static")
     roles = {topic: role for topic, role in config.topic_roles().items() if topic in summary.topics and role in needed}

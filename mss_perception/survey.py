@@ -17,6 +17,7 @@ import numpy as np
 from mss_perception.camera import Camera, CameraError
 from mss_perception.event_stream import EventStream
 from mss_perception.lidar import INTENSITY_FIELDS, TIME_FIELDS, point_times_ns
+from mss_perception.message_types import CLOUD, COMPRESSED, EVENT_ARRAYS, EVENT_PACKET, IMAGE, INFO, ODOMETRY, TF
 from mss_perception.messages import (
     EventPicture,
     Events,
@@ -30,10 +31,7 @@ from mss_perception.messages import (
 )
 from mss_perception.radar import SPEED_FIELDS
 
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-CLOUD, INFO = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/CameraInfo"
-ODOMETRY, TF = "nav_msgs/msg/Odometry", "tf2_msgs/msg/TFMessage"
-EVENTS = ("event_camera_msgs/msg/EventPacket", "dvs_msgs/msg/EventArray", "prophesee_event_msgs/msg/EventArray")
+EVENTS = (EVENT_PACKET, *EVENT_ARRAYS)
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 EVENT_FIELDS = {"x", "y", "t", "p"}
 RADAR_FIELDS = {*SPEED_FIELDS, "rcs"}

@@ -143,12 +143,19 @@ def test_compressed_images_and_radar_are_told_apart(tmp_path):
     assert list(topic(report, "/cam/image/compressed")["facts"]["size"]) == ["96 x 64"]
     proposed = {name: one["value"] for name, one in report["proposal"].items()}
     assert proposed["rgb.topic"] == "/cam/image/compressed" and proposed["rgb.info_topic"] == "/cam/camera_info"
+    assert proposed["rgb.message_type"] == "sensor_msgs/msg/CompressedImage" and "depth.message_type" not in proposed
     assert proposed["depth.topic"] == "/stereo/depth" and proposed["lidar.topic"] == "/lidar"
     assert proposed["lidar.intensity_max"] == 255.0
-    assert any("/radar could serve radar" in note for note in report["notes"])
+    assert any("/radar could serve radar: name radar in inputs" in note for note in report["notes"])
+
+    # A configuration of another type is told apart: the node would get nothing.
+    (tmp_path / "raw.yaml").write_text("rgb: {topic: /cam/image/compressed, info_topic: /cam/camera_info}")
+    _, report = checked(tmp_path / "bag", tmp_path, "--config", tmp_path / "raw.yaml")
+    assert any("rgb.message_type is sensor_msgs/msg/Image, which the node subscribes to: rgb.message_type: "
+               "sensor_msgs/msg/CompressedImage" in text for text in report["missing"]), report["missing"]
 
     # A radar that is configured is judged like any input, and kept in what is written.
-    (tmp_path / "radar.yaml").write_text("radar: {topic: /radar}")
+    (tmp_path / "radar.yaml").write_text("inputs: [rgb, lidar, radar]\nradar: {topic: /radar}")
     status, report = checked(tmp_path / "bag", tmp_path, "--config", tmp_path / "radar.yaml", "--write",
                              tmp_path / "written.yaml")
     assert topic(report, "/radar")["serves"] == "radar"
@@ -447,7 +454,7 @@ def test_event_recordings(tmp_path, shared_data, network, name, encoding, size, 
     assert (found["events"], found["on"]) == (events, on)       # the publisher's own count
 
     config = Config.from_yaml(tmp_path / "config.yaml")
-    assert config.target_camera == "event" and not config.inputs["rgb"].enabled
+    assert config.target_cameras == ["event"] and not config.inputs["rgb"].enabled
     guess = calibration.load(config.calibration_file).cameras["event"]
     assert (guess.width, guess.height) == size
     records = replayed(bag, config, tmp_path, network)

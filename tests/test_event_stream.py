@@ -269,7 +269,7 @@ def sets_of(arrivals):
 
     arrivals: messages, in order.
     """
-    config = Config.from_mapping({"tick_source": ["event"], "target_camera": "event", "event.recover_after": 1})
+    config = Config.from_mapping({"tick_source": ["event"], "target_cameras": ["event"], "event.recover_after": 1})
     sensors, found = Sensors(config, {"event": DEFAULT_ENCODINGS["event"]}, (48, 64)), []
     sensors.cameras = {"event": CAMERA}
 

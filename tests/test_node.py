@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import array
+import importlib.util
+import os
+import time
+
+import cv2
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: the node cannot be tested")
 import ros_peer  # noqa: E402
 import torch  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2  # noqa: E402
 
 from mss_models import checkpoint as checkpoints  # noqa: E402
 from mss_models.labels import LABEL_SETS  # noqa: E402
 from mss_models.modality import DEFAULT_ENCODINGS  # noqa: E402
 from mss_models.system import create  # noqa: E402
+from mss_perception import live  # noqa: E402
 from mss_perception.config import Config  # noqa: E402
-from mss_perception.messages import decode_cloud, decode_image  # noqa: E402
+from mss_perception.messages import (  # noqa: E402
+    decode_cloud,
+    decode_image,
+    encode_camera_info,
+    encode_cloud,
+    encode_header,
+    encode_image,
+    stamp_ns,
+)
 from mss_perception.ros_compat import TYPES  # noqa: E402
 
 LABELS = LABEL_SETS["deliver"]
@@ -130,6 +147,10 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     (["tick_source:=[radar]"], ["tick_source", "'radar'", "rgb, depth, event, lidar"]),
     (["autostart:='yes'", "width:=-1"], ["autostart", "'yes'", "BOOL", "width", "-1"]),
     (["checkpoint:=/nowhere/net.safetensors"], ["cannot configure", "/nowhere/net.safetensors"]),
+    (["inputs:=[rgb, lidar, lidar_rear]", "radar.topic:=/radar"],      # ROS overlooks what is not declared
+     ["radar.topic is given, but radar is none of inputs = [rgb, lidar, lidar_rear]"]),
+    (["inputs:=[rgb, lidar, lidar_rear]"], ["lidar_rear.topic is empty; the input lidar_rear needs a topic"]),
+    (["rgb.message_type:=sensor_msgs/msg/PointCloud2"], ["rgb.message_type", "CompressedImage"]),
     (["calibration_file:=/nowhere/calibration.yaml"], ["cannot activate", "/nowhere/calibration.yaml"]),
 ])
 def test_what_is_wrong_at_the_start_ends_the_process_and_is_named(start, parameters, words):
@@ -285,3 +306,125 @@ def test_an_exception_in_a_timer_or_a_subscription_costs_that_call_only(network,
         peer.executor.remove_node(node)
         node.close()
         node.destroy_node()
+
+
+# -------------------------------------------------------------------------------------------------- rigs, message types
+
+def compressed(peer, publisher) -> int:
+    """A picture as PNG with its camera_info; returns the stamp."""
+    stamp = time.time_ns()
+    data = cv2.imencode(".png", np.full((ros_peer.HEIGHT, ros_peer.WIDTH, 3), stamp % 200, np.uint8))[1]
+    message = CompressedImage(header=encode_header(TYPES, stamp, "cam"), format="rgb8; png compressed bgr8")
+    message.data = array.array("B", data.tobytes())
+    peer.publishers["camera_info"].publish(encode_camera_info(TYPES, ros_peer.CAMERA, stamp))
+    publisher.publish(message)
+    return stamp
+
+
+def test_compressed_pictures_are_taken_where_their_type_is_set(start, peer):
+    node = start("rgb.topic:=image/compressed", "rgb.message_type:=sensor_msgs/msg/CompressedImage")
+    publisher = peer.node.create_publisher(CompressedImage, "image/compressed", ros_peer.BEST_EFFORT)
+    node.wait_for(ACTIVE, 60)
+    peer.listen("segmentation", "modality_mask")
+    assert peer.until(lambda: peer.got["segmentation"], act=lambda: compressed(peer, publisher)), node.last_words()
+    stamp = max(peer.got["segmentation"])
+    assert peer.mask(stamp)["rgb"] == "OK" and decode_image(peer.got["segmentation"][stamp]).shape == (48, 64)
+
+
+def test_a_publisher_of_another_type_is_an_error_that_names_topic_type_and_parameter(start, peer):
+    start("rgb.topic:=pictures", "lidar.topic:=image")
+    publisher = peer.node.create_publisher(CompressedImage, "pictures", ros_peer.BEST_EFFORT)
+
+    def complaints() -> str:
+        compressed(peer, publisher)
+        one = peer.status("segmentation")
+        return one.message if one and one.level == b"\x02" else ""
+
+    assert peer.until(lambda: "/pictures is published by /peer as sensor_msgs/msg/CompressedImage, must be "
+                              "sensor_msgs/msg/Image; set rgb.message_type to sensor_msgs/msg/CompressedImage"
+                              in complaints(), seconds=60), peer.status("segmentation")
+    assert "/image is published by /peer as sensor_msgs/msg/Image, must be sensor_msgs/msg/PointCloud2; " \
+           "lidar.message_type can be sensor_msgs/msg/PointCloud2" in complaints()
+
+
+def test_messages_of_a_package_that_is_not_installed_end_the_start(start):
+    if importlib.util.find_spec("dvs_msgs"):
+        pytest.skip("dvs_msgs is installed here")
+    node = start("event.message_type:=dvs_msgs/msg/EventArray")
+    assert node.popen.wait(60) == 1
+    assert all(words in node.last_words() for words in (
+        "event.message_type = dvs_msgs/msg/EventArray", "package dvs_msgs cannot be imported",
+        "ros-$ROS_DISTRO-dvs-msgs")), node.last_words()
+
+
+def test_one_node_with_two_cameras_and_two_lidars(start, peer):
+    """Each view has topics of its own, and every tick counts for both."""
+    node = start("inputs:=[rgb, rgb_left, lidar, lidar_rear]", "target_cameras:=[rgb, rgb_left]",
+                 "rgb_left.topic:=left/image", "rgb_left.info_topic:=left/camera_info", "lidar_rear.topic:=points_rear",
+                 "lidar_rear.view:=rgb")
+    left, left_info, rear = (peer.node.create_publisher(kind, topic, ros_peer.BEST_EFFORT) for kind, topic in (
+        (Image, "left/image"), (CameraInfo, "left/camera_info"), (PointCloud2, "points_rear")))
+    node.wait_for(ACTIVE, 60)
+    got = {"rgb": {}, "rgb_left": {}}
+    for view, kept in got.items():
+        for topic, kind in (("segmentation", Image), ("modality_mask", DiagnosticArray)):
+            peer.node.create_subscription(
+                kind, f"/mss_perception/{view}/{topic}", lambda message, kept=kept, topic=topic: kept.setdefault(
+                    stamp_ns(message.header), {}).__setitem__(topic, message), 10)
+    large = ros_peer.CAMERA.scaled(96, 72)
+
+    def everything():
+        stamp = peer.points(peer.camera())
+        image = encode_image(TYPES, np.full((72, 96, 3), stamp % 200, np.uint8), "rgb8", stamp, "cam")
+        left_info.publish(encode_camera_info(TYPES, large, stamp))
+        left.publish(image)
+        cloud = {axis: np.full(7, 3, np.float32) for axis in "xyz"}
+        rear.publish(encode_cloud(TYPES, cloud, stamp, "cam"))
+
+    def states(view: str, stamp: int) -> dict[str, str]:
+        return {one.name.partition("/")[2]: one.message for one in got[view][stamp]["modality_mask"].status[1:]}
+
+    def complete():
+        return [stamp for stamp in got["rgb"].keys() & got["rgb_left"].keys()
+                if all(len(kept[stamp]) == 2 for kept in got.values()) and set(states("rgb", stamp).values()) == {"OK"}]
+
+    assert peer.until(lambda: len(complete()) > 2, act=everything), node.last_words()
+    stamp = max(complete())
+    assert set(states("rgb", stamp)) == {"rgb", "lidar", "lidar_rear"}
+    assert set(states("rgb_left", stamp)) == {"rgb_left", "lidar"}
+    assert {view: decode_image(kept[stamp]["segmentation"]).shape for view, kept in got.items()} \
+        == {"rgb": (48, 64), "rgb_left": (72, 96)}
+    names = {name for name, _ in peer.node.get_topic_names_and_types()}
+    assert "/mss_perception/segmentation" not in names and "/mss_perception/rgb_left/confidence" in names
+    peer.spin(2.5)
+    figures = {one.key: one.value for one in peer.status("segmentation").values}
+    drops = sum(int(count) for key, count in figures.items() if key.startswith("dropped."))
+    assert int(figures["outputs"]) + drops == 2 * int(figures["ticks"]) > 0
+
+
+def test_two_nodes_in_two_namespaces_have_a_camera_each(tmp_path, network, peer, request):
+    """The second camera falls silent: its node has nothing to say, the other goes on."""
+    cameras, got = {}, {"left": set(), "right": set()}
+    for side, stamps in got.items():
+        (tmp_path / side).mkdir()
+        node = live.Process("mss_perception.node", [
+            "--ros-args", "-r", f"__ns:=/{side}", "-p", f"checkpoint:={network}", "-p", "threads:=1"],
+            tmp_path / side / "node.log", os.environ | {"ROS_DOMAIN_ID": str(peer.context.get_domain_id())})
+        request.addfinalizer(node.__exit__)
+        cameras[side] = [peer.node.create_publisher(kind, f"{side}/{topic}", ros_peer.BEST_EFFORT)
+                         for kind, topic in ((CameraInfo, "camera_info"), (Image, "image"))]
+        peer.node.create_subscription(Image, f"/{side}/mss_perception/segmentation", lambda message, stamps=stamps:
+                                      stamps.add(stamp_ns(message.header)), 10)
+
+    def publish(*sides: str):
+        stamp = time.time_ns()
+        for side in sides:
+            info, image = cameras[side]
+            info.publish(encode_camera_info(TYPES, ros_peer.CAMERA, stamp))
+            image.publish(encode_image(TYPES, np.full((48, 64, 3), stamp % 200, np.uint8), "rgb8", stamp, "cam"))
+
+    assert peer.until(lambda: all(got.values()), seconds=90, act=lambda: publish("left", "right"))
+    peer.spin(1.0)
+    for stamps in got.values():
+        stamps.clear()
+    assert peer.until(lambda: len(got["left"]) > 2, act=lambda: publish("left")) and not got["right"]

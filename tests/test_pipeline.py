@@ -629,5 +629,5 @@ def test_one_failure_in_every_set_is_logged_once(stream, runtime, caplog):
 def test_more_modalities_than_the_network_knows_cannot_be_asked_for(tmp_path):
     small = open_runtime(boxes.write_checkpoint(tmp_path / "net.safetensors", ("rgb", "lidar")), device="cpu",
                          precision="fp32")
-    with pytest.raises(ConfigError, match="min_modalities = 3 exceeds the 2 inputs .* rgb, lidar"):
+    with pytest.raises(ConfigError, match="min_modalities = 3 exceeds the 2 modalities .* rgb, lidar"):
         Pipeline(Config.from_mapping({"min_modalities": 3}), small, print, synchronous=True)

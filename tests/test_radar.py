@@ -223,7 +223,7 @@ def test_another_image_is_no_polar_one(image):
 # ----------------------------------------------------------------------------------------------------- in the pipeline
 
 def sensors(**parameters):
-    config = Config.from_mapping({"radar.topic": "radar/points", **parameters})
+    config = Config.from_mapping({"inputs": ["rgb", "radar"], "radar.topic": "radar/points", **parameters})
     one = Sensors(config, {"radar": ENCODING}, (64, 64))
     one.cameras = {"rgb": CAMERA}
     one.transforms.add_static("base_link", "camera_optical", rigid.matrix([1, 0, 1.5], [-0.5, 0.5, -0.5, 0.5]))
@@ -275,16 +275,19 @@ def test_random_bytes_never_break_the_lane(names, count, seed):
 SENSORS = sensors()
 
 
-def test_radar_is_an_input_only_where_it_is_configured():
+def test_radar_is_an_input_only_where_it_is_named():
     assert "radar" not in Config().inputs
-    config = Config.from_mapping({"radar": {"frame_id": "radar_front", "intensity_max": 60}})
-    assert list(config.inputs) == ["rgb", "depth", "event", "lidar", "radar"]
+    inputs = ["rgb", "lidar", "radar"]
+    config = Config.from_mapping({"radar": {"frame_id": "radar_front", "intensity_max": 60}, "inputs": inputs})
+    assert list(config.inputs) == inputs
     assert config.inputs["radar"].frame_id == "radar_front" and config.topic_roles()["/radar"] == "radar"
-    assert Config.from_mapping({"radar.topic": "a"}).inputs["radar"].frame_id == ""      # not the one before's
+    assert Config.from_mapping({"inputs": inputs}).inputs["radar"].frame_id == ""      # not the one before's
+    with pytest.raises(ConfigError, match=r"radar\.topic is given, but radar is none of inputs"):
+        Config.from_mapping({"radar.topic": "a"})
     with pytest.raises(ConfigError, match=r"radar\.intensity_min = 50 must be less than radar\.intensity_max = 40"):
-        Config.from_mapping({"radar.intensity_min": 50.0})
+        Config.from_mapping({"inputs": inputs, "radar.intensity_min": 50.0})
     with pytest.raises(ConfigError, match=r"radar\.colour"):
-        Config.from_mapping({"radar.colour": 1})
+        Config.from_mapping({"inputs": inputs, "radar.colour": 1})
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -302,7 +305,8 @@ def test_a_bag_with_radar_replays_with_a_network_that_knows_it_and_with_one_that
     modalities = ("rgb", "lidar", "radar") if trained else DELIVER_MODALITIES
     checkpoint = boxes.write_checkpoint(tmp_path / "net.safetensors", modalities)
     config = Config.from_mapping({"checkpoint": str(checkpoint), "precision": "fp32", "device": "cpu", "threads": 1,
-                                  "width": 32, "height": 32, "radar.topic": "detections"})
+                                  "width": 32, "height": 32, "inputs": ["rgb", "lidar", "radar"],
+                                  "radar.topic": "detections"})
     Replay(tmp_path / "bag", tmp_path / "out", config, report=False, progress=False)()
     records = [json.loads(line) for line in (tmp_path / "out" / "frames.jsonl").read_text().splitlines()]
     assert len(records) == 4 and not any(record["dropped"] for record in records)
