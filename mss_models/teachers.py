@@ -34,7 +34,7 @@ Scene = Callable[[Mapping[str, Tensor], Tensor], dict[str, Tensor]]
 
 
 class TeacherError(ValueError):
-    """A teacher's file, folder or package is missing or not what it should be. Names it and what is needed."""
+    """A teacher is missing, is not what it should be, or does not fit. Names the file, package or difference."""
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from mss_perception import messages
 from mss_perception.camera import Camera
 from mss_perception.lidar import LidarLane
 from mss_perception.projection import Motion
+from training.batches import check_augmentation
 from training.datasets.deliver import Deliver, recording_card
 from training.datasets.memory import memory_bytes
 from training.datasets.sample import DatasetError, Sample
-from training.recipes import RecipeError, find_recipe, override
-from training.train import check_augmentation
+from training.recipe import RecipeError, override
+from training.recipes import find_recipe
 from training.transforms import Augment, augment, collate, draw_present, normalise, without_intensity
 
 PLAIN = Augment(colour_jitter=0, flip=0, blur=0)

@@ -1,8 +1,9 @@
-"""What the commands share: options that are wrong give one line on stderr and exit status 2."""
+"""What the commands share: options that are wrong give one line on stderr and exit status 2; signals to stop."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -26,3 +27,20 @@ def at_least(low: int) -> Callable[[str], int]:
         return value
 
     return integer
+
+
+class StopSignals:
+    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one acts as usual."""
+
+    def __enter__(self) -> StopSignals:
+        self.requested = False
+        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _request(self, number: int, frame: object) -> None:
+        self.requested = True
+        signal.signal(number, self._before[number])
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

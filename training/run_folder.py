@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from mss_models.files import write_atomically
-from training.recipes import Recipe, to_dict
+from training.recipe import Recipe, to_dict
 
 
 class TrainingError(RuntimeError):
@@ -29,8 +29,8 @@ def begin(recipe: Recipe, out: Path) -> None:
 def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
     """The state to go on from. Cuts the log back to it, for a killed run has logged iterations that will be repeated.
 
-    data: what it is trained on, see `train.describe_data`. Raises TrainingError if the folder's run had another recipe
-    or other data, or its files are missing or damaged.
+    data: what it learns from, see `train.describe_data`, and its teacher. Raises TrainingError if the folder's run had
+    another recipe, other data or another teacher, or its files are missing or damaged.
     """
     state, saved = out / "state.pt", out / "recipe.json"
     if not state.is_file() or not saved.is_file():
@@ -47,9 +47,9 @@ def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
         raise TrainingError(f"{out} was made with another recipe: " + "; ".join(
             f"{name} was {given.get(name)}, not {wanted[name]}" for name in changed))
     if known != data:
-        raise TrainingError(f"{out} was trained on other data: " + "; ".join(
+        raise TrainingError(f"{out} was trained on other data or with another teacher: " + "; ".join(
             f"{name} was {known.get(name)} and is {data[name]}" for name in data if known.get(name) != data[name])
-            + "; give the same --data, or start again in another --out")
+            + "; give the same --data and --teacher, or start again in another --out")
     _cut_log(out / "log.jsonl", iteration)
     return loaded
 

@@ -7,19 +7,15 @@ A batch is a function of the seed and the iteration alone, so a resumed training
 
 from __future__ import annotations
 
+import argparse
 import copy
-import functools
 import json
 import math
 import shlex
-import signal
 import sys
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from tqdm import tqdm
@@ -27,25 +23,30 @@ from tqdm import tqdm
 from mss_models import checkpoint as checkpoints
 from mss_models.modality import ModalityError
 from mss_models.runtime import OptionError, choose_device, open_runtime
-from mss_models.system import System, create
-from training.commands import Parser
+from mss_models.system import System
+from mss_models.teachers import TeacherError
+from training.batches import check_augmentation, class_weights, prefetch
+from training.commands import Parser, StopSignals
 from training.datasets.deliver import Deliver, recording_card
 from training.datasets.sample import DatasetError
+from training.networks import give_teacher, make_model, make_optimiser, start_from
 from training.protocols import key, merge, score_subsets, singles_and_all
-from training.recipes import Recipe, RecipeError, find_recipe, override, to_dict
+from training.recipe import Recipe, RecipeError, override, to_dict
+from training.recipes import find_recipe, listing
 from training.run_folder import TrainingError, begin, load_state, save_state
-from training.transforms import INTENSITY, augment, collate, draw_present, normalise
+from training.transforms import normalise
 
 
 def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: Path | None = None,
-          device: str = "auto", command: str = "", stop_at: int | None = None) -> dict:
+          teacher: Path | None = None, device: str = "auto", command: str = "", stop_at: int | None = None) -> dict:
     """Trains `recipe` on the DELIVER tree `data` and leaves the results in `out`; returns the last scores.
 
     resume: go on from out/state.pt. init: start from another checkpoint's weights (same architecture and labels).
+    teacher: the checkpoint that a student learns from (same modalities, labels and encodings).
     stop_at: leave, resumably, after that many iterations. Ctrl-C and SIGTERM do the same after the iteration at hand.
 
-    Raises TrainingError (non-finite loss, a run folder that does not fit), DatasetError, RecipeError, and OptionError
-    for a device that is not there.
+    Raises TrainingError (non-finite loss, a run folder or a teacher that does not fit), DatasetError, RecipeError,
+    TeacherError for text and image teachers, and OptionError for a device that is not there.
     """
     device = choose_device(device)
     torch.manual_seed(recipe.seed)
@@ -53,13 +54,14 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
     val_set = Deliver(data, "val", recipe.modalities, limit=recipe.eval_frames, cache="auto")
     check_augmentation(recipe, train_set)
     model = make_model(recipe, len(train_set.labels))
-    data_card = describe_data(train_set, val_set)
+    teacher_id = give_teacher(model, teacher, recipe, train_set, device)
+    data_card = describe_data(train_set, val_set) | ({"teacher": teacher_id} if teacher_id else {})
     if resume:
         state = load_state(recipe, data_card, out)
     else:
         begin(recipe, out)
     if init is not None:
-        _start_from(model, init, train_set)
+        start_from(model, init, train_set)
     model.to(device).train()
     average = copy.deepcopy(model).eval().requires_grad_(False) if recipe.ema else model
     optimiser = make_optimiser(model, recipe)
@@ -85,11 +87,13 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
     def save_checkpoint(name: str, iteration: int) -> None:
         card = {"command": command, "recipe": to_dict(recipe), "iterations": iteration, "frames": len(train_set),
                 "data": recording_card(data), "val_miou_present": scores}
+        if teacher_id:
+            card["teacher"] = teacher_id
         checkpoints.save(out / name, average, train_set.labels, train_set.encodings, card,
                          image_size=image_size(val_set))
 
     done, end = start, min(recipe.iterations, stop_at or recipe.iterations)
-    with (_StopSignals() as stop, open(out / "log.jsonl", "a") as log,
+    with (StopSignals() as stop, open(out / "log.jsonl", "a") as log,
           tqdm(total=recipe.iterations, initial=start, unit="it", desc=recipe.name, dynamic_ncols=True) as bar):
         for iteration, names, batch in prefetch(train_set, recipe, start, end):
             began = time.perf_counter()
@@ -103,19 +107,20 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
                 _update_average(average, model, min(recipe.ema, (1 + iteration) / (10 + iteration)))
             done = iteration + 1
             record = {"iteration": done, "lr": lr, "seconds": round(time.perf_counter() - began, 4), **logs}
-            if done % recipe.eval_every == 0 or done == recipe.iterations:
-                scores = evaluate(average, train_set, val_set, recipe, device)
-                record["val_miou_present"] = scores
+            evaluated = done % recipe.eval_every == 0 or done == recipe.iterations
+            if evaluated:
+                scores = record["val_miou_present"] = evaluate(average, train_set, val_set, recipe, device)
+            print(json.dumps(record), file=log, flush=True)  # before the state: resuming cuts, but adds nothing
+            if evaluated:
                 if (mean := sum(scores.values()) / len(scores)) > best:
                     best = mean
                     save_checkpoint("best.safetensors", done)
                 save_checkpoint("last.safetensors", done)
+            if (stopping := stop.requested) or evaluated or done == end:
                 save(done)
-            print(json.dumps(record), file=log, flush=True)
             bar.update()
             bar.set_postfix_str(f"loss {loss:.3f}" + "".join(f" {name} {value:.1f}" for name, value in scores.items()))
-            if stop.requested or done == end:
-                save(done)
+            if stopping:
                 break
         if stop.requested and done < end:
             raise KeyboardInterrupt(f"stopped after iteration {done}; go on with --resume")
@@ -124,16 +129,18 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
 
 def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: Recipe, encodings: dict,
          weights: torch.Tensor | None, lr: float, device: torch.device) -> tuple[float, dict[str, float]]:
-    """One iteration on a batch (uint8 images, present, labels). Returns the loss and what to log.
+    """One iteration on one of batches.make_batch's. Returns the loss and what to log.
 
     A non-finite loss changes no parameter.
     """
     images = normalise({name: image.to(device) for name, image in batch["images"].items()}, encodings)
-    present = {name: mask.to(device) for name, mask in batch["present"].items()}
+    present, available = ({name: mask.to(device) for name, mask in batch[masks].items()}
+                          for masks in ("present", "available"))
     labels = batch["labels"].to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         if recipe.loss == "system":
-            loss, logs = model.loss({"images": images, "present": present, "labels": labels})
+            loss, logs = model.loss({"images": images, "present": present, "available": available,
+                                     "labels": labels})
         else:
             logits = model(images, present)
             loss = F.cross_entropy(logits.float(), labels, weights, ignore_index=255,
@@ -150,59 +157,6 @@ def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: R
         group["lr"] = lr
     optimiser.step()
     return value, {name: round(float(value), 5) for name, value in logs.items()}
-
-
-def prefetch(dataset: Deliver, recipe: Recipe, start: int, end: int,
-             workers: int = 2) -> Iterator[tuple[int, list[str], dict]]:
-    """(iteration, frame names, batch) of iterations start..end-1, made ahead by threads."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(make_batch, dataset, recipe, i) for i in range(start, min(end, start + workers))]
-        for iteration in range(start, end):
-            names, batch = waiting.pop(0).result()
-            if iteration + workers < end:
-                waiting.append(pool.submit(make_batch, dataset, recipe, iteration + workers))
-            yield iteration, names, batch
-
-
-def make_batch(dataset: Deliver, recipe: Recipe, iteration: int) -> tuple[list[str], dict]:
-    """The frame names and the batch {images uint8 (B, H, W, 3), present (B,), labels (B, H, W)} of an iteration.
-
-    A function of the recipe and the iteration alone. Frames come in epochs, each a permutation of the data set.
-    """
-    phase = recipe.phase_at(iteration)
-    seen = recipe.samples_before(iteration)
-    rng = np.random.default_rng([recipe.seed, 1, iteration])
-    frames = [_shuffled(len(dataset), recipe.seed, at // len(dataset))[at % len(dataset)]
-              for at in range(seen, seen + phase.batch)]
-    samples = [augment(dataset[i], phase.crop, phase.scale, recipe.augment, rng) for i in frames]
-    images, labels = collate(samples)
-    present = draw_present(recipe.modality_dropout, phase.batch, dataset.modalities, rng)
-    return [one.name for one in samples], {"images": images, "present": present, "labels": labels}
-
-
-def class_weights(dataset: Deliver, balance: float) -> torch.Tensor:
-    """(K,) float32: frequency^-balance of each class's labelled pixels, scaled to mean 1 over them; absent: 0."""
-    counts = sum(np.bincount(dataset.read_labels(i).ravel(), minlength=256) for i in range(len(dataset)))
-    frequency = counts[: len(dataset.labels)] / counts[: len(dataset.labels)].sum()
-    weights = np.where(frequency > 0, np.maximum(frequency, 1e-12) ** -balance, 0)
-    return torch.from_numpy(weights / (frequency * weights).sum()).float()
-
-
-def make_model(recipe: Recipe, num_classes: int) -> System:
-    """The recipe's network with random weights. Raises RecipeError where it names something unknown."""
-    try:
-        return create(system=recipe.system, backbone=recipe.backbone, head_width=recipe.head_width,
-                      drop_path=recipe.drop_path, modalities=recipe.modalities, num_classes=num_classes)
-    except ValueError as error:
-        raise RecipeError(f"recipe {recipe.name}: {error}") from error
-
-
-def make_optimiser(model: System, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on the parameters of two and more dimensions only."""
-    parameters = list(model.parameters())
-    groups = [{"params": [one for one in parameters if one.ndim > 1], "weight_decay": recipe.weight_decay},
-              {"params": [one for one in parameters if one.ndim <= 1], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
 
 
 def evaluate(model: System, train_set: Deliver, val_set: Deliver, recipe: Recipe,
@@ -235,70 +189,38 @@ def _update_average(average: System, model: System, decay: float) -> None:
             old.copy_(new)
 
 
-@functools.lru_cache(maxsize=4)
-def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, epoch]).permutation(count)
+class _List(argparse.Action):
+    """Like --help: prints the recipes and leaves."""
 
-
-def _start_from(model: System, path: Path, dataset: Deliver) -> None:
-    """Copies a checkpoint's weights into the model. Raises TrainingError where they are for something else."""
-    given = checkpoints.load(path)
-    for what, theirs, ours in (("architecture", given.model.architecture, model.architecture),
-                               ("label set", given.labels, dataset.labels),
-                               ("encodings", given.encodings, dataset.encodings)):
-        if theirs != ours:
-            raise TrainingError(f"--init {path}: its {what} is {theirs}, and this training's is {ours}")
-    model.load_state_dict(given.model.state_dict())
-
-
-def check_augmentation(recipe: Recipe, dataset: Deliver) -> None:
-    """Raises RecipeError where an augmentation takes the images for something that they are not."""
-    if recipe.augment.drop_intensity:
-        for name, one in dataset.encodings.items():
-            if name in INTENSITY and one.name != INTENSITY[name]:
-                raise RecipeError(f"augment.drop_intensity={recipe.augment.drop_intensity}, but {name} is encoded as "
-                                  f"{one.name!r}, which has no intensity of its own; set it to 0")
-
-
-class _StopSignals:
-    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one acts as usual."""
-
-    def __enter__(self) -> _StopSignals:
-        self.requested = False
-        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _request(self, number: int, frame: object) -> None:
-        self.requested = True
-        signal.signal(number, self._before[number])
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(listing())
+        parser.exit()
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status; 2 and one line on stderr for what the user can mend."""
     parser = Parser(prog="python -m training.train", description=__doc__.split("\n\n")[0])
-    parser.add_argument("recipe", help="a name from training/recipes.py")
+    parser.add_argument("recipe", help="a name from training/recipes.py, see --list")
+    parser.add_argument("--list", action=_List, nargs=0, default=argparse.SUPPRESS, help="show the recipes and exit")
     parser.add_argument("--data", type=Path, required=True, help="a DELIVER tree")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
-                        help="change the recipe, e.g. lr=1e-4 augment.flip=0 phases.0.batch=4")
+                        help="change the recipe, e.g. lr=1e-4 phases.0.batch=4 options.variant=b")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--init", type=Path, help="start from the weights of this checkpoint")
+    parser.add_argument("--teacher", type=Path, help="the checkpoint that anyseg or robustseg learns from")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     args = parser.parse_args(arguments)
     command = "python -m training.train " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
         recipe = override(find_recipe(args.recipe), args.settings)
-        scores = train(recipe, args.data, args.out, resume=args.resume, init=args.init, device=args.device,
-                       command=command)
+        scores = train(recipe, args.data, args.out, resume=args.resume, init=args.init, teacher=args.teacher,
+                       device=args.device, command=command)
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped or 'interrupted'}", file=sys.stderr)
         return 130
-    except (TrainingError, RecipeError, DatasetError, ModalityError, OptionError, checkpoints.CheckpointError,
-            OSError) as error:
+    except (TrainingError, RecipeError, DatasetError, ModalityError, OptionError, TeacherError,
+            checkpoints.CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print("val mIoU (classes present): " + ", ".join(f"{name} {value:.1f}" for name, value in scores.items()))

@@ -20,10 +20,7 @@ from mss_models.distillation import cross_modal, cross_modal_published, draw_pai
 from mss_models.losses import IGNORE_ID, ohem_cross_entropy
 from mss_models.system import SIZE_MULTIPLE, InputError
 from mss_models.systems.segformer_mean import Encoded, SegFormerMean
-
-
-class TeacherError(ValueError):
-    """A student has no teacher, or one that does not fit. The message names what differs."""
+from mss_models.teachers import TeacherError
 
 
 class Student(SegFormerMean):

@@ -1,0 +1,67 @@
+"""The batches of a training: a function of recipe, data and iteration alone, made ahead by threads."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+
+from training.datasets.deliver import Deliver
+from training.recipe import Recipe, RecipeError
+from training.transforms import INTENSITY, augment, collate, draw_present
+
+
+def prefetch(dataset: Deliver, recipe: Recipe, start: int, end: int,
+             workers: int = 2) -> Iterator[tuple[int, list[str], dict]]:
+    """(iteration, frame names, batch) of iterations start..end-1, made ahead by threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [pool.submit(make_batch, dataset, recipe, i) for i in range(start, min(end, start + workers))]
+        for iteration in range(start, end):
+            names, batch = waiting.pop(0).result()
+            if iteration + workers < end:
+                waiting.append(pool.submit(make_batch, dataset, recipe, iteration + workers))
+            yield iteration, names, batch
+
+
+def make_batch(dataset: Deliver, recipe: Recipe, iteration: int) -> tuple[list[str], dict]:
+    """The frame names and the batch of an iteration: images uint8 (B, H, W, 3), labels (B, H, W), and two masks (B,).
+
+    `available`: what the frames have, here everything, for a teacher; `present`: what modality dropout leaves of it.
+    A function of the recipe and the iteration alone. Frames come in epochs, each a permutation of the data set.
+    """
+    phase = recipe.phase_at(iteration)
+    seen = recipe.samples_before(iteration)
+    rng = np.random.default_rng([recipe.seed, 1, iteration])
+    frames = [_shuffled(len(dataset), recipe.seed, at // len(dataset))[at % len(dataset)]
+              for at in range(seen, seen + phase.batch)]
+    samples = [augment(dataset[i], phase.crop, phase.scale, recipe.augment, rng) for i in frames]
+    images, labels = collate(samples)
+    present = draw_present(recipe.modality_dropout, phase.batch, dataset.modalities, rng)
+    available = {name: torch.ones(phase.batch, dtype=torch.bool) for name in dataset.modalities}
+    return ([one.name for one in samples],
+            {"images": images, "present": present, "available": available, "labels": labels})
+
+
+def class_weights(dataset: Deliver, balance: float) -> torch.Tensor:
+    """(K,) float32: frequency^-balance of each class's labelled pixels, scaled to mean 1 over them; absent: 0."""
+    counts = sum(np.bincount(dataset.read_labels(i).ravel(), minlength=256) for i in range(len(dataset)))
+    frequency = counts[: len(dataset.labels)] / counts[: len(dataset.labels)].sum()
+    weights = np.where(frequency > 0, np.maximum(frequency, 1e-12) ** -balance, 0)
+    return torch.from_numpy(weights / (frequency * weights).sum()).float()
+
+
+def check_augmentation(recipe: Recipe, dataset: Deliver) -> None:
+    """Raises RecipeError where an augmentation takes the images for something that they are not."""
+    if recipe.augment.drop_intensity:
+        for name, one in dataset.encodings.items():
+            if name in INTENSITY and one.name != INTENSITY[name]:
+                raise RecipeError(f"augment.drop_intensity={recipe.augment.drop_intensity}, but {name} is encoded as "
+                                  f"{one.name!r}, which has no intensity of its own; set it to 0")
+
+
+@functools.lru_cache(maxsize=4)
+def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, 0, epoch]).permutation(count)
