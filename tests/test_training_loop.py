@@ -136,6 +136,29 @@ def test_non_finite_loss_names_the_batch(tree, tmp_path):
     assert not (tmp_path / "run/state.pt").exists()
 
 
+def test_a_non_finite_gradient_changes_nothing_and_names_the_batch(tree, tmp_path, monkeypatch):
+    data, cpu = Deliver(tree, "train"), torch.device("cpu")
+    _, batch = make_batch(data, DEBUG, 0)
+    model = training.make_model(DEBUG, 25)
+    model.head.classify.weight.register_hook(lambda gradient: gradient * torch.inf)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    loss, logs = training.step(model, training.make_optimiser(model, DEBUG), batch, DEBUG, data.encodings, None, 1.0,
+                               cpu)
+    assert np.isfinite(loss) and not np.isfinite(logs["grad_norm"])
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+    def overflowing(*arguments):
+        model = make_model(*arguments)
+        model.head.classify.weight.register_hook(lambda gradient: gradient * torch.inf)
+        return model
+
+    make_model = training.make_model
+    monkeypatch.setattr(training, "make_model", overflowing)
+    with pytest.raises(TrainingError, match="norm of the gradient is (nan|inf) at iteration 0.*train/MAP_"):
+        train(DEBUG, tree, tmp_path / "run")
+    assert not (tmp_path / "run/state.pt").exists()
+
+
 def test_ctrl_c_leaves_a_whole_state(tree, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     recipe = dataclasses.replace(DEBUG, iterations=100_000, eval_every=100_000)

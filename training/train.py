@@ -99,8 +99,9 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
             began = time.perf_counter()
             lr = recipe.lr_at(iteration)
             loss, logs = step(model, optimiser, batch, recipe, train_set.encodings, weights, lr, device)
-            if not math.isfinite(loss):
-                raise TrainingError(f"the loss is {loss} at iteration {iteration}, seed {recipe.seed}, with the frames "
+            if not math.isfinite(loss) or not math.isfinite(logs["grad_norm"]):
+                what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {logs['grad_norm']}"
+                raise TrainingError(f"the {what} at iteration {iteration}, seed {recipe.seed}, with the frames "
                                     f"{', '.join(names)}; files in {out} are as of the last evaluation "
                                     "(a lower lr or a grad_clip may help)")
             if recipe.ema:
@@ -129,9 +130,9 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
 
 def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: Recipe, encodings: dict,
          weights: torch.Tensor | None, lr: float, device: torch.device) -> tuple[float, dict[str, float]]:
-    """One iteration on one of batches.make_batch's. Returns the loss and what to log.
+    """One iteration on one of batches.make_batch's. Returns the loss and what to log, with the gradient's norm.
 
-    A non-finite loss changes no parameter.
+    A non-finite loss or gradient changes no parameter.
     """
     images = normalise({name: image.to(device) for name, image in batch["images"].items()}, encodings)
     present, available = ({name: mask.to(device) for name, mask in batch[masks].items()}
@@ -151,8 +152,9 @@ def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: R
         return value, {}
     optimiser.zero_grad()
     loss.backward()
-    if recipe.grad_clip:
-        logs["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip)
+    norm = logs["grad_norm"] = torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.grad_clip or math.inf)
+    if not math.isfinite(norm):
+        return value, {"grad_norm": float(norm)}
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()
