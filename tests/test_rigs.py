@@ -236,8 +236,10 @@ def test_an_undistorted_view_is_for_its_own_camera(bag, runtime):
     assert outputs[-1].view == "rgb_left" and outputs[-1].camera == bent
 
 
-def test_a_view_without_a_place_goes_on_with_its_camera_and_says_so(bag, runtime):
-    outputs, pipeline = outputs_of(two_cameras(bag, mounted=False), runtime, TWO_VIEWS)
+@pytest.mark.parametrize("order", [["rgb", "rgb_left"], ["rgb_left", "rgb"]])
+def test_a_view_without_a_place_goes_on_with_its_camera_and_says_so(bag, runtime, order):
+    values = {**TWO_VIEWS, "target_cameras": order}
+    outputs, pipeline = outputs_of(two_cameras(bag, mounted=False), runtime, values)
     last = {one.view: one for one in outputs}
     assert all(last["rgb"].mask.values())
     assert last["rgb_left"].mask == {"rgb_left": True, "event": False, "lidar": False}
@@ -245,7 +247,7 @@ def test_a_view_without_a_place_goes_on_with_its_camera_and_says_so(bag, runtime
     status = pipeline.diagnostics()
     assert status["inputs"]["lidar"]["state"] == "INVALID"
     assert status["inputs"]["lidar"]["reason"].startswith("in the view of rgb_left: no transform from frame 'lidar'")
-    outputs, pipeline = outputs_of(two_cameras(bag, mounted=False), runtime, {**TWO_VIEWS, "min_modalities": 2})
+    outputs, pipeline = outputs_of(two_cameras(bag, mounted=False), runtime, {**values, "min_modalities": 2})
     assert {(one.view, one.dropped) for one in outputs} == {("rgb", None), ("rgb_left", "below_min_modalities")}
     assert pipeline.dropped == {"below_min_modalities": pipeline.ticks}
     assert "sets are dropped in the view of rgb_left: below_min" in pipeline.diagnostics()["message"]
