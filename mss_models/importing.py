@@ -32,7 +32,7 @@ from torch import Tensor
 from mss_models import checkpoint
 from mss_models.backbones import MIT_FORMS
 from mss_models.labels import LABEL_SETS
-from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES, Encoding, canonical_order
+from mss_models.modality import DELIVER_ENCODINGS, MODALITIES, Encoding, canonical_order
 from mss_models.system import System, create
 
 State = Mapping[str, Tensor]
@@ -274,12 +274,6 @@ KINDS: dict[str, Kind] = {
     "robustseg": Kind("github.com/RobustSeg/RobustSeg",
                       within(r"encoder\.", MIT, "backbone.") + within(r"decoder\.", HEAD, "head."), _robustseg,
                       unused=r"classifier\.weight"),
-}
-
-# What the public DELIVER models were trained on: everything but rgb is only divided by 255.
-DELIVER_ENCODINGS: dict[str, Encoding] = {
-    "rgb": DEFAULT_ENCODINGS["rgb"], "depth": Encoding("depth", "hha"), "event": Encoding("event", "deliver_event"),
-    "lidar": Encoding("lidar", "deliver_lidar"),
 }
 
 

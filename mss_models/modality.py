@@ -189,3 +189,9 @@ DEFAULT_ENCODINGS: dict[str, Encoding] = {
     "lidar": Encoding("lidar", "range_intensity_height"),
     "radar": Encoding("radar", "range_intensity_doppler"),
 }
+
+DELIVER_ENCODINGS: dict[str, Encoding] = {
+    "rgb": DEFAULT_ENCODINGS["rgb"], "depth": Encoding("depth", "hha"), "event": Encoding("event", "deliver_event"),
+    "lidar": Encoding("lidar", "deliver_lidar"),
+}
+"""Of the public DELIVER images, which the public models were trained on: everything but rgb is only divided by 255."""

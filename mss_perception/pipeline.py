@@ -339,13 +339,13 @@ class Pipeline:
     def process(self, sensor_set: SensorSet) -> list[Output]:
         """One set through lanes and network, an Output for each view: the whole of the perception, in order."""
         cameras = self.sensors.cameras      # taken once: a camera_info that comes meanwhile is for the next set
-        outputs, lidars = [], {}
+        outputs, lidars, extrapolated_ns = [], {}, self._extrapolated(sensor_set)
 
         # Each matched sample becomes an image in every view that it is seen in; a view with too few is dropped.
         for view, names in self.views.items():
             started = time.perf_counter()
             output = _empty_output(sensor_set, view, names)
-            output.extrapolated_ns = self._extrapolated(sensor_set)
+            output.extrapolated_ns = extrapolated_ns
             images = self._images(output, sensor_set, cameras)
             output.images = {modality: one.image for modality, one in images.items()}
             lidars[view] = images.get("lidar")

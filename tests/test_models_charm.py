@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from by_hand import shaken
 from torch import nn
 
 from mss_models.backbones import swin
@@ -13,15 +14,6 @@ from mss_models.system import create
 from mss_models.systems.charm import MPU, Scale, SemanticProjector, reassembly
 
 NAMES = ("rgb", "depth", "event")
-
-
-def shaken(module):
-    """All weights random, so that none hides what it is multiplied with."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.3)
-    return module.eval()
 
 
 def build(**options):

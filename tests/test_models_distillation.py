@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import softmax
 
 from mss_models.distillation import (
     cosine_matrices,
@@ -28,11 +29,6 @@ ALL = ("rgb", "depth", "event", "lidar")
 
 def randn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def softmax(values):
-    total = sum(math.exp(value) for value in values)
-    return [math.exp(value) / total for value in values]
 
 
 @pytest.mark.parametrize("dim", [1, 2])

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 import torch
+from by_hand import shaken
 from torch import nn
 
 from mss_models.losses import cross_entropy
@@ -15,15 +16,6 @@ from mss_models.system import create
 from mss_models.systems.equiseg import CMTB, class_prototypes, most_similar_pairs, random_pairs, similarities
 
 NAMES = ("rgb", "depth", "event")
-
-
-def shaken(module):
-    """All weights random, so that none hides what it is multiplied with."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.3)
-    return module.eval()
 
 
 def build(**options):

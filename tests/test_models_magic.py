@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import cosine, kl, softmax
 
 from mss_models.info import describe
 from mss_models.layers.similarity import cosine_to, robust_and_fragile
@@ -26,21 +27,6 @@ def shaken(module):
         for parameter in module.parameters():
             parameter.copy_(torch.rand(parameter.shape, generator=generator) - 0.5)
     return module.eval()
-
-
-def cosine(a, b):
-    a, b = a.flatten().tolist(), b.flatten().tolist()
-    dot = sum(x * y for x, y in zip(a, b, strict=True))
-    return dot / math.sqrt(sum(x * x for x in a)) / math.sqrt(sum(y * y for y in b))
-
-
-def softmax(values):
-    exponentials = [math.exp(one) for one in values]
-    return [one / sum(exponentials) for one in exponentials]
-
-
-def kl(p, q):
-    return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
 def network(system, **options):

@@ -57,7 +57,7 @@ def patch_convolution(channels: Sequence[int], stage: int) -> tuple[int, int, in
 
 
 class Attention(nn.Module):
-    """Self-attention whose keys and values come from a spatially reduced copy of the tokens (section 3.1)."""
+    """Attention whose keys and values come from a spatially reduced copy of the context (section 3.1)."""
 
     def __init__(self, channels: int, heads: int, reduction: int) -> None:
         super().__init__()
@@ -70,10 +70,13 @@ class Attention(nn.Module):
             self.sr = nn.Conv2d(channels, channels, reduction, stride=reduction)
             self.norm = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Tokens x (B, H, W, C) ask; the context of the same shape, x itself by default, answers."""
         B, H, W, C = x.shape
+        context = x if context is None else context
         q = self.q(x).view(B, H * W, self.heads, C // self.heads).transpose(1, 2)  # (B, heads, HW, C/heads)
-        context = self.norm(convolve(self.sr, x)) if self.reduction > 1 else x  # (B, H/R, W/R, C)
+        if self.reduction > 1:
+            context = self.norm(convolve(self.sr, context))  # (B, H/R, W/R, C)
         kv = self.kv(context).view(B, -1, 2, self.heads, C // self.heads)
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, HW/R^2, C/heads)
         x = attend(q, k, v)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mss_models.layers.initialisation import initialise
 from mss_models.layers.tokens import DropPath, attend, convolve, drop_path_rates, to_tokens
-from mss_models.layers.windows import merge, partition, shift_mask
+from mss_models.layers.windows import merge, partition, relative_positions, shift_mask
 
 WINDOW = 7
 
@@ -50,20 +50,13 @@ class WindowAttention(nn.Module):
         """x (B nW, N, C), mask (nW, N, N) bool or None -> (B nW, N, C)."""
         count, N, C = x.shape
         q, k, v = self.qkv(x).view(count, N, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        bias = self.bias[self._relative_positions()].permute(2, 0, 1).to(q.dtype)  # (heads, N, N)
+        bias = self.bias[relative_positions(self.size, self.bias.device)].permute(2, 0, 1).to(q.dtype)  # (heads, N, N)
         if mask is None:
             bias = bias.unsqueeze(0)
         else:
             bias = torch.where(mask.unsqueeze(1), bias, -torch.inf).repeat(count // len(mask), 1, 1, 1)
         x = attend(q, k, v, bias)  # (B nW, heads, N, C/heads)
         return self.proj(x.transpose(1, 2).reshape(count, N, C))
-
-    def _relative_positions(self) -> Tensor:
-        """(N, N): the row of `bias` for each pair of a window's pixels."""
-        at = torch.arange(self.size, device=self.bias.device)
-        delta = at[:, None] - at + self.size - 1  # (size, size), 0 .. 2 size - 2
-        index = delta[:, None, :, None] * (2 * self.size - 1) + delta[:, None, :]  # (row, column, row', column')
-        return index.view(self.size**2, self.size**2)
 
 
 class Block(nn.Module):

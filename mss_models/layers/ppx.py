@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from mss_models.layers.tokens import DropPath, MixFFN, convolve
 
+PPX_RATIOS = (8, 8, 4, 4)
+"""Of the MLPs in CMNeXt's four stages."""
+
 
 class PPX(nn.Module):
     """Tokens (B, H, W, C) -> the same shape: mixing over several neighbourhoods, then over channels.

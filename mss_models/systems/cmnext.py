@@ -21,13 +21,11 @@ from mss_models.backbones import create_mit
 from mss_models.backbones.mit import DELIVER_EPS, patch_convolution
 from mss_models.heads.segformer import SegFormerHead, resize
 from mss_models.layers.initialisation import initialise
-from mss_models.layers.ppx import PPX
+from mss_models.layers.ppx import PPX, PPX_RATIOS
 from mss_models.layers.present import zero_filled
 from mss_models.layers.sq_hub import SQHub
 from mss_models.layers.tokens import convolve, drop_path_rates, to_tokens
 from mss_models.system import System
-
-PPX_RATIOS = (8, 8, 4, 4)
 
 
 class CMNeXt(System):

@@ -24,17 +24,16 @@ from mss_models.backbones.mit import Attention
 from mss_models.distillation import kl_mean, labels_at, prototypes
 from mss_models.heads.segformer import SegFormerHead, resize
 from mss_models.layers.initialisation import initialise
-from mss_models.layers.ppx import PPX
+from mss_models.layers.ppx import PPX, PPX_RATIOS
 from mss_models.layers.present import mean_over_present, zero_filled
 from mss_models.layers.sq_hub import SQHub
-from mss_models.layers.tokens import attend, convolve, drop_path_rates, to_tokens
+from mss_models.layers.tokens import drop_path_rates, to_tokens
 from mss_models.losses import IGNORE_ID, cross_entropy
 from mss_models.system import System
 
 HUBS = ("self_query", "mean")
 GUIDANCES = ("prototypes", "features", "none")
 PAIRINGS = ("random", "cosine")
-PPX_RATIOS = (8, 8, 4, 4)  # of CMNeXt
 Pairs = list[tuple[int, int]]
 """(teacher, student), as indices of modalities."""
 
@@ -163,7 +162,9 @@ class CMTB(nn.Module):
         self.mhsa = Attention(channels, heads, reduction)
         self.hub = SQHub(channels, len(others)) if others and hub == "self_query" else None
         self.ppx = PPX(channels, ratio, drop_path) if others else None
-        self.mhca = CrossAttention(channels, heads, reduction) if others and cross_attention else None
+        # Ours: it reads a spatially reduced context, as SegFormer's self-attention does. At stage 1 all pixels against
+        # all would be 4 10^9 products per head for 1024 x 1024 images.
+        self.mhca = Attention(channels, heads, reduction) if others and cross_attention else None
         self.apply(initialise)
 
     def forward(self, f_1: Tensor, others: Mapping[str, Tensor], there: Mapping[str, Tensor]) -> Tensor:
@@ -191,21 +192,6 @@ class CMTB(nn.Module):
                     for one, (name, x) in zip(masks, others.items(), strict=True)]
         best = functools.reduce(torch.maximum, weighted)
         return torch.where(functools.reduce(torch.logical_or, masks), best, 0)
-
-
-class CrossAttention(Attention):
-    """MHCA (eq. 1): x asks, the spatially reduced context answers, both (B, h, w, C).
-
-    The reduction is ours: at stage 1 all pixels against all would be 4 10^9 products per head for 1024 x 1024 images.
-    """
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        B, H, W, C = x.shape
-        q = self.q(x).view(B, H * W, self.heads, C // self.heads).transpose(1, 2)  # (B, heads, HW, C/heads)
-        if self.reduction > 1:
-            context = self.norm(convolve(self.sr, context))  # (B, H/R, W/R, C)
-        k, v = self.kv(context).view(B, -1, 2, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
-        return self.proj(attend(q, k, v).transpose(1, 2).reshape(B, H, W, C))
 
 
 def class_prototypes(f: Tensor, mask: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 
 from mss_models.labels import LABEL_SETS
-from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES, Encoding, canonical_order
+from mss_models.modality import DELIVER_ENCODINGS, DELIVER_MODALITIES, Encoding, canonical_order
 from training.datasets.memory import memory_bytes
 from training.datasets.sample import DatasetError, Sample, read_png, three_channels
 
@@ -33,13 +33,9 @@ NORMAL = "normal"  # the case of a sequence folder without a case suffix
 
 # folder and file suffix of each modality; hha files keep the suffix of depth
 SUFFIXES = {"img": "rgb", "depth": "depth", "hha": "depth", "lidar": "lidar", "event": "event", "semantic": "semantic"}
-PUBLISHED_ENCODINGS = {  # of the public data set: everything but rgb is only divided by 255
-    "rgb": DEFAULT_ENCODINGS["rgb"],
-    "hha": Encoding("depth", "hha"),
-    "depth": Encoding("depth", "deliver_depth"),
-    "event": Encoding("event", "deliver_event"),
-    "lidar": Encoding("lidar", "deliver_lidar"),
-}
+# of the public data set, by folder: its depth is HHA unless told otherwise
+PUBLISHED_ENCODINGS = {**DELIVER_ENCODINGS, "hha": DELIVER_ENCODINGS["depth"],
+                       "depth": Encoding("depth", "deliver_depth")}
 
 
 @dataclass(frozen=True)
