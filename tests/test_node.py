@@ -163,6 +163,7 @@ def test_what_is_wrong_at_the_start_ends_the_process_and_is_named(start, paramet
 def call(peer, kind, service: str, request):
     client = peer.node.create_client(kind, f"/mss_perception/{service}")
     assert client.wait_for_service(timeout_sec=30)
+    time.sleep(0.5)     # the way back is found by itself and a little later; an answer before that is lost
     future = client.call_async(request)
     assert peer.until(future.done)
     return future.result()
