@@ -21,13 +21,13 @@ from mss_models import checkpoint as checkpoints
 from mss_perception import live, live_checks, scoring
 from mss_perception.bags import BagSummary, bag_summary, read_bag
 from mss_perception.config import Config
-from mss_perception.demo import DURATION_SEC, record_bag, run_live, write_config
+from mss_perception.demo import DURATION_SEC, choose, record_bag, run_live, write_config
 from mss_perception.faults import SECOND, Fault, parse_fault
 from mss_perception.messages import stamp_ns
 from mss_perception.player import LOOP_GAP_NS
 from mss_perception.replay import USER_ERRORS, expected_masks
 
-GROWTH = 0.05           # of the resident memory, from after the warm-up to the end
+GROWTH = 0.05           # of the node's own memory, from after the warm-up to the end
 WARM_UP = 0.2           # share of the run in which caches, pools and compiled code may still grow
 FAULTED_AT_ONCE = 2     # of four inputs: alone, a sensor with a wrong clock cannot be told from a good one
 # Ranges, seconds: a delay is well below the deadline or beyond it and a tick of 0.2 s, a wrong stamp beyond both and
@@ -62,7 +62,9 @@ class Watch:
 
     def __call__(self, node: live.Process) -> None:
         process = psutil.Process(node.pid)
-        self.samples.append({"t": round(time.monotonic() - self.started, 1), "rss": process.memory_info().rss,
+        # Its own memory, uss, is judged: rss also has the pages of the player's shared memory that it has read.
+        memory = process.memory_full_info()
+        self.samples.append({"t": round(time.monotonic() - self.started, 1), "uss": memory.uss, "rss": memory.rss,
                              "threads": process.num_threads(), "files": process.num_fds()})
 
     def before_and_after(self, key: str) -> tuple[float, float]:
@@ -72,8 +74,12 @@ class Watch:
         return float(np.median(values[begin:begin + tenth])), float(np.median(values[-tenth:]))
 
 
-def looped(bag: BagSummary, config: Config, loops: int) -> tuple[dict[str, list[int]], list[Fault]]:
-    """Input -> stamps of all loops, and the pauses between the loops as faults of every input."""
+def looped(bag: BagSummary, config: Config, loops: int) -> tuple[dict[str, list[int]], list[Fault], list[range]]:
+    """Input -> stamps of all loops, the pauses between the loops as faults of every input, and the times (ns) of these.
+
+    From the first input's pause until the last's only some live, in the end the events alone: with a fault on these
+    nothing can be said of the mask.
+    """
     roles, period_ns = config.topic_roles(), bag.end_ns - bag.start_ns + LOOP_GAP_NS
     recorded: dict[str, list[int]] = {name: [] for name in config.inputs}
     topics = [topic for topic, role in roles.items() if role in recorded and topic in bag.topics]
@@ -85,14 +91,18 @@ def looped(bag: BagSummary, config: Config, loops: int) -> tuple[dict[str, list[
     pauses = [Fault(name, "drop", None, (max(known) + 1 - bag.start_ns + loop * period_ns) / SECOND,
                     (min(known) - 1 - bag.start_ns + (loop + 1) * period_ns) / SECOND)
               for name, known in recorded.items() if known for loop in range(loops - 1)]
-    return stamps, pauses
+    begin, end = min(max(known) for known in recorded.values() if known), max(map(min, filter(None, recorded.values())))
+    spans = [range(begin + loop * period_ns, end + (loop + 1) * period_ns) for loop in range(loops - 1)]
+    return stamps, pauses, spans
 
 
-def summarize(recording: live.Recording, watch: Watch, node: Mapping, expected: scoring.ExpectedMasks) -> dict:
-    """The content of soak.json, but for the checks."""
+def summarize(recording: live.Recording, watch: Watch, node: Mapping, expected: scoring.ExpectedMasks,
+              unjudged: Sequence[range]) -> dict:
+    """The content of soak.json, but for the checks. unjudged: times (ns) whose masks are left out."""
     outputs = [record for record in recording.records if not record["dropped"]]
-    verdicts = [(record, scoring.judge(record["mask"], expected(record["t_ref"]))) for record in outputs]
-    (rss_before, rss_after), (threads_before, threads_after) = map(watch.before_and_after, ("rss", "threads"))
+    verdicts = [(record, scoring.judge(record["mask"], expected(record["t_ref"]))) for record in outputs
+                if not any(record["t_ref"] in span for span in unjudged)]
+    (own_before, own_after), (threads_before, threads_after) = map(watch.before_and_after, ("uss", "threads"))
     return {
         "seconds": watch.samples[-1]["t"], "ticks": recording.diagnostics["ticks"],
         "outputs": recording.diagnostics["outputs"], "dropped": recording.dropped,
@@ -102,10 +112,11 @@ def summarize(recording: live.Recording, watch: Watch, node: Mapping, expected: 
         "mask_checked": sum(verdict is not None for _, verdict in verdicts),
         "mask_wrong": sum(verdict is False for _, verdict in verdicts),
         "wrong": [{"t_sec": round((record["t_ref"] - expected.start_ns) / SECOND, 3), "mask": record["mask"],
-                   "expected": expected(record["t_ref"])} for record, verdict in verdicts if verdict is False],
+                   "expected": expected(record["t_ref"]), "latency_ms": record["latency_ms"]}
+                  for record, verdict in verdicts if verdict is False],
         "latency_ms": scoring.latencies(outputs),
-        "memory_growth": round(rss_after / rss_before - 1, 4),
-        "rss_mb": {"before": round(rss_before / 2**20), "after": round(rss_after / 2**20)},
+        "memory_growth": round(own_after / own_before - 1, 4),
+        "memory_mb": {"before": round(own_before / 2**20), "after": round(own_after / 2**20)},
         "threads": {"before": threads_before, "after": threads_after},
         "node": dict(node), "samples": watch.samples,
     }
@@ -132,22 +143,21 @@ def checks(result: Mapping, deadline_sec: float) -> dict[str, str]:
 def soak(options: argparse.Namespace) -> dict:
     """The whole run; returns what it has written to soak.json."""
     options.out.mkdir(parents=True, exist_ok=True)
-    path = options.bag or record_bag(options.out, 256, DURATION_SEC, options.seed, "sun")
-    settings = {"tick_rate_hz": options.tick_rate}
-    if options.checkpoint:
-        settings["checkpoint"] = str(options.checkpoint.resolve())
+    settings, choice = choose(options.checkpoint, options.size, options.tick_rate)
+    path = options.bag or record_bag(options.out, settings["width"], DURATION_SEC, options.seed, "sun")
     config_file, bag = write_config(options.out, path, settings), bag_summary(path)
     config = Config.from_yaml(config_file)
     loops = max(1, round(options.seconds / ((bag.end_ns - bag.start_ns + LOOP_GAP_NS) / SECOND)))
-    stamps, pauses = looped(bag, config, loops)
+    stamps, pauses, spans = looped(bag, config, loops)
     faults = random_faults([name for name, known in stamps.items() if known], options.seconds, options.seed)
-    print(f"{loops} loops of {path.name} with {len(faults)} faults")
+    print(f"{loops} loops of {path.name} with {len(faults)} faults; {choice}")
     watch = Watch()
     node = run_live(options.out / "live", path, config_file, faults, loops=loops, labels=False, seed=options.seed,
                     watch=watch)
     encodings = checkpoints.load(options.checkpoint or checkpoints.DEFAULT_CHECKPOINT).encodings
     expected = expected_masks([*map(parse_fault, faults), *pauses], config, bag.start_ns, stamps, encodings)
-    result = summarize(live.read_recording(options.out / "live"), watch, node, expected) | {"faults": faults}
+    result = summarize(live.read_recording(options.out / "live"), watch, node, expected, spans) | {
+        "choice": choice, "faults": faults}
     result["checks"] = {promise: why or "ok" for promise, why in checks(result, config.collector.deadline_sec).items()}
     (options.out / "soak.json").write_text(json.dumps(result, indent=1))
     return result
@@ -159,7 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder for the results (runs/soak)")
     parser.add_argument("--bag", type=Path, help="bag to loop; recorded as the demo's when not given")
     parser.add_argument("--checkpoint", type=Path, help="network; the shipped one when not given")
-    parser.add_argument("--tick-rate", type=float, default=5.0, help="sets per second (default 5)")
+    parser.add_argument("--tick-rate", type=float, help="sets per second; what the machine can hold when not given")
+    parser.add_argument("--size", type=int, help="pixels of camera and network, square; as --tick-rate")
     parser.add_argument("--seed", type=int, default=2024, help="of the faults (default 2024)")
     try:
         result = soak(options := parser.parse_args(argv))
