@@ -27,6 +27,7 @@ WIDEST = float(np.tan(np.deg2rad(89.95)))
 
 # The tables of a calibration are as large as the image: a hostile size must not fill the memory.
 MAX_PIXELS = 1 << 26
+MAX_SIDE = (1 << 15) - 2        # as long as OpenCV maps pictures
 # Larger coefficients are no lens, and their products no numbers.
 MAX_COEFFICIENT = 1e6
 SHORTEST_FOCAL, LONGEST_FOCAL = 1e-6, 1e9       # pixels
@@ -56,9 +57,10 @@ class Camera:
         K.setflags(write=False)
         object.__setattr__(self, "K", K)
         object.__setattr__(self, "D", tuple(float(value) for value in self.D))
-        if self.width <= 0 or self.height <= 0 or self.width * self.height > MAX_PIXELS:
-            raise CameraError(f"camera size {self.width} x {self.height} must be positive and at most {MAX_PIXELS} "
-                              "pixels")
+        if min(self.width, self.height) <= 0 or max(self.width, self.height) > MAX_SIDE or \
+                self.width * self.height > MAX_PIXELS:
+            raise CameraError(f"camera size {self.width} x {self.height} must be positive, at most {MAX_SIDE} on a "
+                              f"side and at most {MAX_PIXELS} pixels in all")
         if not np.isfinite(K).all() or not all(SHORTEST_FOCAL <= f <= LONGEST_FOCAL for f in (K[0, 0], K[1, 1])):
             raise CameraError(f"camera matrix K = {K.ravel().tolist()} needs finite values and positive focal lengths, "
                               f"{LONGEST_FOCAL:g} pixels at most; is the camera calibrated?")
@@ -167,12 +169,13 @@ class Camera:
 
 
 def _positive_roots(ascending) -> list[float]:
-    """Positive real roots of a polynomial with coefficients in ascending order."""
-    trimmed = np.trim_zeros(np.asarray(ascending, np.float64), "b")
-    if len(trimmed) < 2:
-        return []
-    roots = np.roots(trimmed[::-1])
-    return [root.real for root in roots if abs(root.imag) < 1e-9 * max(1.0, abs(root)) and root.real > 0]
+    """Positive real roots up to WIDEST squared of 1 + c1 s + c2 s^2 + ..., coefficients in ascending order.
+
+    Found as 1 / u of the polynomial in u = 1 / s, whose leading coefficient is 1: the last one may be as small as it
+    likes, its root is then far away.
+    """
+    roots = np.roots(ascending)
+    return [1 / u.real for u in roots if abs(u.imag) <= 1e-9 * abs(u) and u.real > WIDEST**-2]
 
 
 def _unfolded_radius(d: np.ndarray, limit: float) -> float:
@@ -192,5 +195,5 @@ def _unfolded_radius(d: np.ndarray, limit: float) -> float:
     determinant = ((ratio + 2 * x * x * slope + 2 * d[2] * y + 6 * d[3] * x + 2 * x * prism_x)
                    * (ratio + 2 * y * y * slope + 6 * d[2] * y + 2 * d[3] * x + 2 * y * prism_y)
                    - (shared + 2 * y * prism_x) * (shared + 2 * x * prism_y))
-    folded = np.flatnonzero((determinant <= 0).any(0))
+    folded = np.flatnonzero(~(determinant > 0).all(0))      # NaN, of numbers beyond all bounds, is none either
     return float(radius[folded[0] - 1]) if len(folded) else limit

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -13,10 +11,8 @@ from mss_models.modality import Encoding
 from mss_perception import kernels
 from mss_perception.camera import Camera
 from mss_perception.lane import LaneImage, LaneInvalid, require
-from mss_perception.messages import Cloud, MessageError
+from mss_perception.messages import Cloud
 from mss_perception.projection import Motion, ProjectedPoints, project_points
-
-log = logging.getLogger(__name__)
 
 INTENSITY_FIELDS = ("intensity", "reflectivity", "i")
 # More than this share of intensities beyond the driver's full scale: the scale is wrong, not the scene bright.
@@ -32,17 +28,18 @@ TIME_UNITS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 LONGEST_SWEEP_SEC, SHORTEST_SWEEP_SEC = 2.0, 0.001
 
 
-class Sweep(NamedTuple):
-    """One cloud, and where its sensor was (Transforms.moved).
+@dataclass(frozen=True)
+class Returns:
+    """One cloud in the target camera's view: its points, (N,) float32 intensities with 1 = the driver's full scale.
 
-    deskewed: every point was moved by its own time. intensity_max: what the driver sends for full intensity; 0 takes
-    255 for an integer field and 1 for a float field.
+    figures: points (returns), no_return (NaN, infinite, or exactly (0, 0, 0)), points_in_image (depth > 0,
+    0 <= u < width, 0 <= v < height of the camera, before the z-buffer), deskewed; intensity_clipped, the share of
+    intensities above full scale, when it is more than half.
     """
 
-    cloud: Cloud
-    motion: Motion
-    deskewed: bool = False
-    intensity_max: float = 0.0
+    points: ProjectedPoints
+    intensity: np.ndarray
+    figures: dict[str, int | float | bool]
 
 
 @dataclass
@@ -74,80 +71,57 @@ class LidarLane:
     def __init__(self, encoding: Encoding, target: Camera, height: int, width: int):
         require(encoding, "range_intensity_height")
         self.target, self.height, self.width, self.params = target, height, width, encoding.params
-        self._warned = False
         # Compile now: the first sweep of a running node must not wait seconds for the compiler.
         point = project_points(np.ones((1, 3), np.float32), Motion.fixed(np.eye(4)), target)
-        self._draw(point, np.ones(1, np.float32)).label_points(np.zeros((target.height, target.width), np.uint8))
+        self.draw([Returns(point, np.ones(1, np.float32), {})]).label_points(
+            np.zeros((target.height, target.width), np.uint8))
 
-    def __call__(self, cloud: Cloud, motion: Motion, deskewed: bool = False) -> LidarImage:
-        """`draw` of one cloud."""
-        return self.draw([Sweep(cloud, motion, deskewed)])
+    def __call__(self, cloud: Cloud, motion: Motion, deskewed: bool = False, intensity_max: float = 0.0) -> LidarImage:
+        """The image of one cloud; see `locate`."""
+        return self.draw([self.locate(cloud, motion, deskewed, intensity_max)])
 
-    def draw(self, sweeps: Sequence[Sweep]) -> LidarImage:
-        """Clouds of one or several sensors -> one LidarImage, whose points are theirs in this order.
+    def locate(self, cloud: Cloud, motion: Motion, deskewed: bool = False, intensity_max: float = 0.0) -> Returns:
+        """A cloud's points in the target camera.
 
-        figures, summed over the clouds: points (returns), no_return (NaN, infinite, or exactly (0, 0, 0)),
-        points_in_image (depth > 0, 0 <= u < width, 0 <= v < height of the camera, before the z-buffer); deskewed, if
-        all are; intensity_clipped, the share of intensities above intensity_max, when it is more than half;
-        clouds_unused when some cannot be used. Raises LaneInvalid with the reason when none can: no points, no returns,
-        no x, y and z, or several values of one in a point.
+        motion: where its sensor was (Transforms.moved); deskewed: every point is moved by its own time. intensity_max:
+        what the driver sends for full intensity; 0 takes 255 for an integer field and 1 for a float field. Raises
+        LaneInvalid or MessageError with the reason when there are no points, no returns, no x, y and z, or several
+        values of one in a point.
         """
-        parts, intensities, deskewed, unused = [], [], True, []
-        for sweep in sweeps:
-            try:
-                points, intensity = self._returns(sweep)
-            except (LaneInvalid, MessageError) as error:
-                unused.append(str(error))
-                continue
-            parts.append(points)
-            intensities.append(intensity)
-            deskewed &= sweep.deskewed
-        if not parts:
-            raise LaneInvalid("; ".join(unused) or "no cloud")
-        points, intensity = ProjectedPoints.joined(parts), np.concatenate(intensities)
-        result = self._draw(points, intensity)
-        figures = result.figures
-        figures.update(no_return=len(points.xyz) - points.returns, deskewed=deskewed)
+        if not len(cloud):
+            raise LaneInvalid("cloud is empty")
+        points = project_points(cloud.xyz(), motion, self.target)
+        if not points.returns:
+            raise LaneInvalid(f"cloud has {len(cloud)} points and none is a return (all NaN or zero)")
+        figures = {"points": points.returns, "no_return": len(cloud) - points.returns,
+                   "points_in_image": int(np.count_nonzero(points.seen)), "deskewed": deskewed}
+        name = next((name for name in INTENSITY_FIELDS if name in cloud.names), None)
+        if name is None:
+            return Returns(points, np.zeros(len(cloud), np.float32), figures)    # the encoding makes it NO_INTENSITY
+        raw = cloud.scalar(name)
+        full = intensity_max or (1.0 if raw.dtype.kind == "f" else 255.0)
+        with np.errstate(over="ignore"):
+            intensity = raw.astype(np.float32) / np.float32(full)
         clipped = np.count_nonzero((intensity > 1) & ~np.isnan(points.xyz[:, 0])) / points.returns
         if clipped > TOO_BRIGHT:
             figures["intensity_clipped"] = clipped
-            self._warn_of_scale(clipped)
-        if unused:
-            figures["clouds_unused"] = len(unused)
-        return result
+        return Returns(points, intensity, figures)
 
-    def _returns(self, sweep: Sweep) -> tuple[ProjectedPoints, np.ndarray]:
-        """A cloud's points in the target camera and their (N,) float32 intensities, 1 = the driver's full scale."""
-        cloud = sweep.cloud
-        if not len(cloud):
-            raise LaneInvalid("cloud is empty")
-        points = project_points(cloud.xyz(), sweep.motion, self.target)
-        if not points.returns:
-            raise LaneInvalid(f"cloud has {len(cloud)} points and none is a return (all NaN or zero)")
-        name = next((name for name in INTENSITY_FIELDS if name in cloud.names), None)
-        if name is None:
-            return points, np.zeros(len(cloud), np.float32)     # which the encoding makes NO_INTENSITY
-        raw = cloud.scalar(name)
-        full = sweep.intensity_max or (1.0 if raw.dtype.kind == "f" else 255.0)
-        with np.errstate(over="ignore"):
-            return points, raw.astype(np.float32) / np.float32(full)
+    def draw(self, parts: Sequence[Returns]) -> LidarImage:
+        """Clouds of one or several sensors -> one LidarImage, whose points are theirs in this order.
 
-    def _draw(self, points: ProjectedPoints, intensity: np.ndarray) -> LidarImage:
+        figures: those of the cloud, when it is only one; several have their own.
+        """
+        points = ProjectedPoints.joined([one.points for one in parts])
         p = self.params
         distance, codes = kernels.encode_lidar(
-            points.xyz, points.seen, intensity, p["near_m"], np.log(p["max_m"] / p["near_m"]), p["intensity_scale"],
-            p["height_min_m"], p["height_max_m"])
+            points.xyz, points.seen, np.concatenate([one.intensity for one in parts]), p["near_m"],
+            np.log(p["max_m"] / p["near_m"]), p["intensity_scale"], p["height_min_m"], p["height_max_m"])
         half = np.array([p["dilate_px"] + 0.5], np.float32)
         image, nearest = kernels.draw_nearest(points.uv, points.seen, distance, codes, half,
                                               self.height, self.width, self.target.height, self.target.width)
-        figures = {"points": int(points.returns), "points_in_image": int(np.count_nonzero(points.seen))}
+        figures = dict(parts[0].figures) if len(parts) == 1 else {}
         return LidarImage(image, figures, self.target, points, nearest)
-
-    def _warn_of_scale(self, share: float) -> None:
-        if not self._warned:
-            log.warning("%d %% of the LiDAR's intensities are above its full scale; set lidar.intensity_max to the "
-                        "largest that its driver sends, usually 255", round(100 * share))
-        self._warned = True
 
 
 def point_times_ns(cloud: Cloud, unit: str = "auto") -> np.ndarray | None:

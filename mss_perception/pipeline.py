@@ -397,7 +397,7 @@ class Pipeline:
                 output.inputs[name] = summary(state)
                 continue
             self._reasons.pop(place, None)
-            output.inputs[name].update(one.image.figures, **({"frozen": True} if frozen else {}))
+            output.inputs[name].update(one.figures, **({"frozen": True} if frozen else {}))
             output.mask[name] = True
             seen.setdefault(modality_of(name), []).append(one)
         return {modality: joined(several) for modality, several in seen.items()}

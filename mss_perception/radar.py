@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -45,12 +44,17 @@ class Detections:
     speed: np.ndarray
 
 
-class Scan(NamedTuple):
-    """Detections, and where their sensor was (Transforms.moved). deskewed: each was moved by its own time."""
+@dataclass(frozen=True)
+class Echoes:
+    """One radar's detections in the target camera's view: points, (N,) float32 intensities 0..1 and speeds.
 
-    detections: Detections
-    motion: Motion
-    deskewed: bool = False
+    figures: points, no_return (NaN, infinite, or exactly (0, 0, 0)), points_in_image (as of lidar.Returns), deskewed.
+    """
+
+    points: ProjectedPoints
+    intensity: np.ndarray
+    speed: np.ndarray
+    figures: dict[str, int | float | bool]
 
 
 class RadarLane:
@@ -63,27 +67,30 @@ class RadarLane:
         require(encoding, "range_intensity_doppler")
         self.target, self.height, self.width, self.params = target, height, width, encoding.params
         one = Detections(np.ones((1, 3), np.float32), None, np.ones(1, np.float32))
-        self.draw([Scan(one, Motion.fixed(np.eye(4)))])     # compiles now, not while the first scan waits
+        self.draw([self.locate(one, Motion.fixed(np.eye(4)))])      # compiles now, not while the first scan waits
 
-    def draw(self, scans: Sequence[Scan]) -> LaneImage:
-        """Detections of at least one radar -> LaneImage. An empty scan is a valid one: the radar found nothing.
+    def locate(self, found: Detections, motion: Motion, deskewed: bool = False) -> Echoes:
+        """A radar's detections in the target camera; an empty scan is a valid one: the radar found nothing.
 
-        figures, summed over the radars: points, no_return (NaN, infinite, or exactly (0, 0, 0)), points_in_image (as of
-        LidarLane); deskewed, if all are.
+        motion: where the radar was (Transforms.moved); deskewed: each detection is moved by its own time.
         """
-        points = ProjectedPoints.joined([project_points(one.detections.xyz, one.motion, self.target) for one in scans])
-        intensity = np.concatenate([np.zeros(len(one.detections.xyz), np.float32) if one.detections.intensity is None
-                                    else one.detections.intensity for one in scans])
-        speed = np.concatenate([one.detections.speed for one in scans])
+        points, count = project_points(found.xyz, motion, self.target), len(found.xyz)
+        return Echoes(points, np.zeros(count, np.float32) if found.intensity is None else found.intensity, found.speed,
+                      {"points": points.returns, "no_return": count - points.returns,
+                       "points_in_image": int(np.count_nonzero(points.seen)), "deskewed": deskewed})
+
+    def draw(self, parts: Sequence[Echoes]) -> LaneImage:
+        """Detections of at least one radar -> LaneImage. figures: the radar's, when it is only one."""
+        points = ProjectedPoints.joined([one.points for one in parts])
         p = self.params
-        distance, codes = kernels.encode_radar(points.xyz, points.seen, intensity, speed, p["near_m"],
-                                               np.log(p["max_m"] / p["near_m"]), p["doppler_max_mps"])
+        distance, codes = kernels.encode_radar(
+            points.xyz, points.seen, np.concatenate([one.intensity for one in parts]),
+            np.concatenate([one.speed for one in parts]), p["near_m"], np.log(p["max_m"] / p["near_m"]),
+            p["doppler_max_mps"])
         image, _ = kernels.draw_nearest(points.uv, points.seen, distance, codes,
                                         np.array([p["dilate_px"] + 0.5], np.float32), self.height, self.width,
                                         self.target.height, self.target.width)
-        return LaneImage(image, {"points": points.returns, "no_return": len(points.xyz) - points.returns,
-                                 "points_in_image": int(np.count_nonzero(points.seen)),
-                                 "deskewed": all(one.deskewed for one in scans)})
+        return LaneImage(image, dict(parts[0].figures) if len(parts) == 1 else {})
 
 
 def cloud_detections(cloud: Cloud, intensity_min: float, intensity_max: float) -> Detections:

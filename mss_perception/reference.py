@@ -105,8 +105,7 @@ MASK_INPUT_VALUES = {
     "frozen": "true when the payload is the one before's, bit by bit",
     "points, no_return, points_in_image, deskewed": "LiDAR, radar: returns, points without one, returns in the image, "
     "whether moved point by point",
-    "intensity_clipped, clouds_unused": "LiDAR: share of intensities above `intensity_max`, when it is more than half; "
-    "clouds that could not be used, when others could",
+    "intensity_clipped": "LiDAR: share of intensities above `intensity_max`, when it is more than half",
     "valid_fraction": "depth: share of pixels with a distance",
     "camera_height_m, ground_known": "depth as HHA: height over the ground, and whether it was measured",
     "events, on, off, outside, lost_packets": "events in the window, and where there are any: those outside of the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,10 +24,10 @@ from mss_perception.hha import level_of
 from mss_perception.image import ImageLane
 from mss_perception.inputs import InputState, nanoseconds
 from mss_perception.lane import LaneImage, LaneInvalid
-from mss_perception.lidar import LidarLane, Sweep, point_times_ns
+from mss_perception.lidar import LidarLane, Returns, point_times_ns
 from mss_perception.messages import EventPicture, Events, MessageError, decode_cloud, decode_image, raw_bytes, stamp_ns
 from mss_perception.messages.images import read_pixels
-from mss_perception.radar import RadarLane, Scan, cloud_detections, polar_detections
+from mss_perception.radar import Echoes, RadarLane, cloud_detections, polar_detections
 from mss_perception.rectify import Rectification
 from mss_perception.transforms import Transforms
 
@@ -38,6 +38,7 @@ INVALID_DATA = (LaneInvalid, MessageError, CameraError)
 """What makes a sample INVALID, with its text as the reason; anything else is a bug."""
 
 COMPARED_BYTES = 4096
+LONGEST_SIDE = 8192     # of the network's images; as the parameters width and height
 
 
 @dataclass
@@ -70,11 +71,15 @@ class View:
 
 @dataclass(frozen=True)
 class Seen:
-    """One input in a view: its image, and for point sensors what their common image is drawn of."""
+    """One input in a view: its image, or of a point sensor the points that the modality's image is drawn of."""
 
     lane: object
-    image: LaneImage
-    part: Sweep | Scan | None = None
+    part: LaneImage | Returns | Echoes
+
+    @property
+    def figures(self) -> dict[str, int | float | bool]:
+        """This input's own numbers, for the report."""
+        return self.part.figures
 
 
 class Sensors:
@@ -92,11 +97,12 @@ class Sensors:
         self._lanes: dict[tuple[str, str], tuple[tuple, object]] = {}       # (view, modality) -> calibration, lane
         self._rectifications: dict[str, tuple[tuple, Rectification]] = {}
         self._payloads: dict[str, np.ndarray] = {}
+        self._clipped: set[str] = set()             # LiDARs whose intensities have been warned of
         self.event_streams = {name: EventStream(nanoseconds(config.event_period_sec))
                               for name, one in config.inputs.items() if one.modality == "event" and one.enabled}
         if config.calibration_file:
             known = calibration.load(config.calibration_file)
-            self.cameras = dict(known.cameras)
+            self.cameras = {name: self._placed(name, camera) for name, camera in known.cameras.items()}
             for parent, child, T in known.extrinsics:
                 self.transforms.add_static(parent, child, T)
         self._try_lanes()
@@ -134,12 +140,17 @@ class Sensors:
                    message.header.frame_id)
         if self._info.get(name) == content:
             return
-        camera = Camera.from_info(message)
+        camera = self._placed(name, Camera.from_info(message))
         if name in self._info:
             log.warning("calibration of %s has changed to %d x %d, K = %s", name, camera.width, camera.height,
                         camera.K.ravel().tolist())
         self.cameras = {**self.cameras, name: camera}
         self._info[name] = content
+
+    def _placed(self, name: str, camera: Camera) -> Camera:
+        """The camera in the frame that the configuration names, if it does."""
+        frame = self.config.inputs[name].frame_id.lstrip("/") if name in self.config.inputs else ""
+        return replace(camera, frame_id=frame) if frame else camera
 
     def arrived(self, name: str, message) -> Sample:
         """A data message, before the collector gets it: notice a repeated payload, decode a stream's packet."""
@@ -193,8 +204,8 @@ class Sensors:
 
     def image(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera],
               view: str = "") -> LaneImage:
-        """`see` of one input alone, in the first view when none is named."""
-        return self.see(name, state, t_ref_ns, cameras, view or self.config.target_cameras[0]).image
+        """The image of one input alone, in the first view when none is named. Raises as `see`."""
+        return joined([self.see(name, state, t_ref_ns, cameras, view or self.config.target_cameras[0])])
 
     def see(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: str) -> Seen:
         """The matched sample of one input in a view. Raises one of INVALID_DATA with the reason.
@@ -213,7 +224,7 @@ class Sensors:
         return Seen(lane, lane(read_pixels(state.payload.message, (own.height, own.width))))
 
     def _depth(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
-        message, camera, to = state.payload.message, self._camera(name, cameras), view.camera.frame_id
+        message, camera, to = state.payload.message, self._camera(name, cameras), self._frame_of(view)
         pixels = decode_image(message, (camera.height, camera.width))
         frame, lane, level = self._frame(name, message, camera), self._lane(view, "depth"), None
         if self.encodings["depth"].name == "hha":
@@ -226,10 +237,15 @@ class Sensors:
     def _lidar(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
         config, cloud = self.config.inputs[name], decode_cloud(state.payload.message)
         frame = self._frame(name, state.payload.message)
-        motion, deskewed = self.transforms.moved(view.camera.frame_id, frame, point_times_ns(cloud, config.time_unit),
+        motion, deskewed = self.transforms.moved(self._frame_of(view), frame, point_times_ns(cloud, config.time_unit),
                                                  cloud.stamp_ns, t_ref_ns)
-        lane, sweep = self._lane(view, "lidar"), Sweep(cloud, motion, deskewed, config.intensity_max)
-        return Seen(lane, lane.draw([sweep]), sweep)
+        lane = self._lane(view, "lidar")
+        returns = lane.locate(cloud, motion, deskewed, config.intensity_max)
+        if (share := returns.figures.get("intensity_clipped")) and name not in self._clipped:
+            self._clipped.add(name)
+            log.warning("%d %% of the intensities of %s are above its full scale; set %s.intensity_max to the largest "
+                        "that its driver sends, usually 255", round(100 * share), name, name)
+        return Seen(lane, returns)
 
     def _radar(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
         config, message, times_ns = self.config.inputs[name], state.payload.message, None
@@ -237,16 +253,16 @@ class Sensors:
             found = cloud_detections(decode_cloud(message), config.intensity_min, config.intensity_max)
         else:
             found, times_ns = polar_detections(decode_image(message), self.encodings["radar"].params["max_m"])
-        motion, deskewed = self.transforms.moved(view.camera.frame_id, self._frame(name, message), times_ns,
+        motion, deskewed = self.transforms.moved(self._frame_of(view), self._frame(name, message), times_ns,
                                                  stamp_ns(message.header), t_ref_ns)
-        lane, scan = self._lane(view, "radar"), Scan(found, motion, deskewed)
-        return Seen(lane, lane.draw([scan]), scan)
+        lane = self._lane(view, "radar")
+        return Seen(lane, lane.locate(found, motion, deskewed))
 
     def _event(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
         if broken := next((sample.error for sample in state.payload if sample.error), ""):
             raise LaneInvalid(broken)
         camera = self._camera(name, cameras)
-        T = self.transforms.lookup(view.camera.frame_id, self._frame(name, None, camera))
+        T = self.transforms.lookup(self._frame_of(view), self._frame(name, None, camera))
         lane = self._lane(view, "event", camera, T, self.config.event_plane_depth_m)
         offset_ns = nanoseconds(self.config.inputs[name].offset_sec)
         # The collector has chosen the packets; the lane sees these and no others, live and in replay alike.
@@ -266,6 +282,13 @@ class Sensors:
             raise LaneInvalid(f"{name} has no frame: header.frame_id is empty; set {name}.frame_id")
         return frame.lstrip("/")
 
+    @staticmethod
+    def _frame_of(view: View) -> str:
+        if not view.camera.frame_id:
+            raise LaneInvalid(f"the target camera {view.name} has no frame: header.frame_id of its camera_info is "
+                              f"empty; set {view.name}.frame_id")
+        return view.camera.frame_id
+
     def _lane(self, view: View, modality: str, *more):
         """The lane for this calibration; a new one only when something of it has changed."""
         key = (view.seen, view.size, *(one.tobytes() if isinstance(one, np.ndarray) else one for one in more))
@@ -277,8 +300,9 @@ class Sensors:
 
 
 def joined(seen: Sequence[Seen]) -> LaneImage:
-    """The image of all inputs of one modality in one view."""
-    return seen[0].image if len(seen) == 1 else seen[0].lane.draw([one.part for one in seen])
+    """The image of all inputs of one modality in one view. Cameras never share one; points are drawn here, together."""
+    first = seen[0]
+    return first.part if isinstance(first.part, LaneImage) else first.lane.draw([one.part for one in seen])
 
 
 def payload_of(message):
@@ -303,13 +327,19 @@ def network_size(config: Config, image_size: tuple[int, int], camera: Camera) ->
 
     As configured; one of width and height follows from the other in the camera's aspect; without either the shorter
     side is the checkpoint's shorter side. What follows is rounded to a multiple of 32, which the networks pad to.
+    Raises CameraError when a side would be longer than may be configured, as of a camera_info that is hardly right.
     """
     height, width = config.height, config.width
     aspect = camera.width / camera.height
     if not height and not width:
         short = min(image_size)
         height, width = (short, 0) if aspect >= 1 else (0, short)
-    return (height or _multiple_of_32(width / aspect)), (width or _multiple_of_32(height * aspect))
+    height, width = (height or _multiple_of_32(width / aspect)), (width or _multiple_of_32(height * aspect))
+    if max(height, width) > LONGEST_SIDE:
+        raise CameraError(f"a camera of {camera.width} x {camera.height} pixels would give the network images of "
+                          f"{width} x {height}, at most {LONGEST_SIDE} on a side; is its camera_info right? Or set "
+                          "width and height")
+    return height, width
 
 
 def _multiple_of_32(value: float) -> int:

@@ -223,7 +223,7 @@ def test_camera_info_as_drivers_send_it():
     ({"k": np.array([500.0, 0, 320, 3, 500, 240, 0, 0, 1])}, "must be fx s cx"),
     ({"k": np.array([1e300, 0, 320, 0, 500, 240, 0, 0, 1])}, "1e.09 pixels at most"),
     ({"d": np.array([0.1, 2e6, 0, 0, 0])}, "at most 1e.06"), ({"binning_x": 641}, "0 x 480"),
-    ({"height": 1 << 20, "width": 1 << 20}, "at most"),
+    ({"height": 1 << 20, "width": 1 << 20}, "at most"), ({"width": 40_000}, "40000 x 480 must be .* 32766 on a side"),
 ])
 def test_useless_camera_info_is_refused_by_name(changes, named):
     with pytest.raises(CameraError, match=named):
@@ -238,7 +238,17 @@ def test_a_region_of_interest_outside_the_sensor_is_refused(roi):
         Camera.from_info(message)
 
 
-numbers = st.one_of(st.floats(), st.floats(-3, 3), st.floats(-1e6, 1e6), st.sampled_from([0.0, 1.0, 500.0]))
+@pytest.mark.parametrize("tiny", [5e-324, 1e-310, -1e-310, 1e-200])
+def test_a_vanishing_coefficient_changes_nothing(tiny):
+    """LAPACK takes no polynomial whose last coefficient vanishes against the others."""
+    for model, D in (("plumb_bob", (-0.3, 0, 1e-3, 1e-3, 0)), ("plumb_bob", (0, 0, 0, 0, 0)),
+                     ("rational_polynomial", (0.1, -0.2, 0, 0, 0, 0.05, 0, 0)), ("equidistant", (-0.1, 0.01, 0, 0))):
+        close = tuple(value or tiny for value in D)
+        assert camera(model, close).valid_radius == pytest.approx(camera(model, D).valid_radius, rel=1e-12)
+
+
+numbers = st.one_of(st.floats(), st.floats(-3, 3), st.floats(-1e6, 1e6), st.floats(-1e-290, 1e-290),
+                    st.sampled_from([0.0, 1.0, 500.0]))
 counts = st.one_of(st.integers(0, 700), st.integers(0, 2**32 - 1))
 
 

@@ -11,7 +11,7 @@ from mss_models.modality import DEFAULT_ENCODINGS, NO_INTENSITY, Encoding
 from mss_perception import rigid
 from mss_perception.camera import Camera
 from mss_perception.lane import LaneInvalid
-from mss_perception.lidar import LidarLane, Sweep, point_times_ns
+from mss_perception.lidar import LidarLane, point_times_ns
 from mss_perception.messages import Cloud, MessageError, bag_types, decode_cloud, encode_cloud, encode_odometry
 from mss_perception.projection import Motion
 from mss_perception.transforms import Transforms
@@ -121,69 +121,54 @@ def test_codes_are_clipped_never_wrapped():
 def test_intensity_is_measured_by_the_drivers_scale_then_by_the_networks(field, values, full, scale, expected):
     camera = Camera(9, 9, [[4, 0, 4], [0, 4, 4], [0, 0, 1]])
     encoding = Encoding("lidar", ENCODING.name, params={**ENCODING.params, "intensity_scale": scale})
-    sweep = Sweep(cloud_of([[0, 0, 5]], **{field: values}), HERE, False, full)
-    assert LidarLane(encoding, camera, 9, 9).draw([sweep]).image[4, 4, 1] == round(1 + 254 * expected)
+    result = LidarLane(encoding, camera, 9, 9)(cloud_of([[0, 0, 5]], **{field: values}), HERE, intensity_max=full)
+    assert result.image[4, 4, 1] == round(1 + 254 * expected)
 
 
 @pytest.mark.parametrize(("bright", "figure"), [(5, None), (6, 0.6), (10, 1.0)])
-def test_a_scale_that_most_intensities_exceed_is_reported(bright, figure, caplog):
+def test_a_scale_that_most_intensities_exceed_is_reported(bright, figure):
     lane = LidarLane(ENCODING, CAMERA, 60, 80)
     intensity = np.where(np.arange(12) < bright, 40.0, 0.5).astype(np.float32)
     xyz = np.full((12, 3), 5.0)
     xyz[10:] = np.nan, 0, 0             # points without a return have no say
     intensity[10:] = 99
-    for _ in range(2):
-        assert lane(cloud_of(xyz, intensity=intensity), HERE).figures.get("intensity_clipped") == figure
-    assert [record.getMessage() for record in caplog.records] == ([] if figure is None else [
-        f"{round(100 * figure)} % of the LiDAR's intensities are above its full scale; set lidar.intensity_max to the "
-        "largest that its driver sends, usually 255"])
-    assert "intensity_clipped" not in lane.draw([Sweep(cloud_of(xyz, intensity=intensity), HERE, False, 40)]).figures
+    cloud = cloud_of(xyz, intensity=intensity)
+    assert lane(cloud, HERE).figures.get("intensity_clipped") == figure
+    assert "intensity_clipped" not in lane(cloud, HERE, intensity_max=40).figures
 
 
 def test_several_clouds_are_one_image_with_one_z_buffer():
     """As if one sensor had measured all points where they are in the camera's frame."""
     rng = np.random.default_rng(11)
     lane = LidarLane(ENCODING, CAMERA, 60, 80)
-    sweeps, xyz, intensity = [], [], []
+    clouds, xyz, intensity = [], [], []
     for seed in range(3):
         points, strength = scene(seed, 300)
         T = np.eye(4)
         T[:3, 3] = rng.normal(size=3)
         T[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
-        sweeps.append(Sweep(cloud_of(points, intensity=strength), Motion.fixed(T), seed > 0))
+        clouds.append(lane.locate(cloud_of(points, intensity=strength), Motion.fixed(T), seed > 0))
         moved = points @ T[:3, :3].T + T[:3, 3]
         moved[:40] = np.nan                     # (0, 0, 0) is no return in the sensor's frame, wherever that is
         xyz.append(moved.astype(np.float32))
         intensity.append(strength)
-    together = lane.draw(sweeps)
+    together = lane.draw(clouds)
     expected = lane(cloud_of(np.concatenate(xyz), intensity=np.concatenate(intensity)), HERE)
     assert np.mean(together.image != expected.image) < 0.001        # float32 positions round differently
     np.testing.assert_allclose(together.points.xyz, np.concatenate(xyz), atol=1e-4)
     for name in ("points", "no_return", "points_in_image"):
-        assert together.figures[name] == expected.figures[name] == sum(lane.draw([one]).figures[name] for one in sweeps)
-    assert together.figures["deskewed"] is False and lane.draw(sweeps[1:]).figures["deskewed"] is True
+        assert expected.figures[name] == sum(one.figures[name] for one in clouds)
+    assert [one.figures["deskewed"] for one in clouds] == [False, True, True]
     labels = rng.integers(0, 20, (60, 80)).astype(np.uint8)
     assert np.mean(together.label_points(labels) != expected.label_points(labels)) < 0.01
-    assert np.array_equal(together.image, lane.draw(sweeps[::-1]).image)
+    assert np.array_equal(together.image, lane.draw(clouds[::-1]).image)
 
 
 def test_of_two_clouds_the_nearer_point_wins_whatever_the_order():
     lane = LidarLane(ENCODING, CAMERA, 60, 80)
-    near, far = (Sweep(cloud_of([[0, 0, z]], intensity=np.float32([1])), HERE) for z in (5, 20))
-    for sweeps in ([near, far], [far, near]):
-        assert lane.draw(sweeps).nearest.min() == 5 and (lane.draw(sweeps).nearest < np.inf).sum() == 9
-
-
-def test_a_cloud_that_cannot_be_used_does_not_cost_the_others():
-    lane = LidarLane(ENCODING, CAMERA, 60, 80)
-    good, empty = Sweep(cloud_of([[0, 0, 5]]), HERE), Sweep(cloud_of(np.zeros((0, 3))), HERE)
-    flat = Sweep(Cloud(np.ones(3, [("x", "f4"), ("y", "f4")])), HERE)
-    result = lane.draw([empty, good, flat])
-    assert result.figures["clouds_unused"] == 2 and result.figures["points"] == 1
-    with pytest.raises(LaneInvalid, match="cloud is empty; .*no field 'z'"):
-        lane.draw([empty, flat])
-    with pytest.raises(LaneInvalid, match="no cloud"):
-        lane.draw([])
+    near, far = (lane.locate(cloud_of([[0, 0, z]], intensity=np.float32([1])), HERE) for z in (5, 20))
+    for clouds in ([near, far], [far, near]):
+        assert lane.draw(clouds).nearest.min() == 5 and (lane.draw(clouds).nearest < np.inf).sum() == 9
 
 
 def test_points_behind_the_camera_or_folded_by_its_lens_never_appear():
@@ -215,7 +200,7 @@ def test_points_move_with_the_sensor_between_knots():
     (Cloud(np.zeros(3, [("x", "f4"), ("y", "f4")])), "no field 'z'"),
 ])
 def test_clouds_without_points_are_invalid(cloud, named):
-    with pytest.raises(LaneInvalid, match=named):
+    with pytest.raises((LaneInvalid, MessageError), match=named):
         LidarLane(ENCODING, CAMERA, 60, 80)(cloud, HERE)
 
 

@@ -84,6 +84,16 @@ def test_messages_that_are_no_events_are_refused(message, named):
         messages.decode_events(message)
 
 
+@pytest.mark.parametrize("name", ["x", "y", "t", "p"])
+def test_a_field_of_several_values_is_no_events(name):
+    message = event_cloud(np.arange(4, dtype=np.uint32))
+    for field in message.fields:
+        if field.name == name:
+            field.offset, field.datatype, field.count = 0, 2, 2     # two bytes: within the point
+    with pytest.raises(MessageError, match=f"'{name}' has 2 values per point"):
+        messages.decode_events(message)
+
+
 def test_events_before_their_packet_do_not_fit():
     with pytest.raises(ValueError, match="do not fit"):
         messages.encode_events(TYPES, [1], [1], [4_000_000], [1], 5_000_000, "event")

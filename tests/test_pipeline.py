@@ -226,6 +226,42 @@ def test_an_impossible_camera_info_changes_nothing(stream, runtime):
     assert pipeline.warnings["rgb/info_invalid"] == sum(role == "rgb/info" for role, *_ in late)
 
 
+@pytest.mark.parametrize("values", [{"width": 30_000, "height": 2}, {"width": 2, "height": 30_000}])
+def test_a_camera_too_narrow_for_the_network_makes_its_view_invalid(stream, runtime, values):
+    """Its images would have been 240,000 pixels long."""
+    def changed_info(message):
+        for name, value in values.items():
+            setattr(message, name, value)
+        return message
+
+    outputs, pipeline = outputs_of(changed(stream, "rgb/info", changed_info), runtime)
+    assert pipeline.outputs == 0 and set(pipeline.dropped) == {"below_min_modalities"}
+    for name in ("rgb", "lidar"):
+        assert outputs[-1].inputs[name]["state"] == "INVALID"
+        assert "at most 8192 on a side; is its camera_info right?" in outputs[-1].inputs[name]["reason"]
+    outputs, _ = outputs_of(changed(stream, "rgb/info", changed_info), runtime, width=64, height=64)
+    assert outputs[-1].mask["lidar"], "the size may be configured"
+
+
+def test_the_frame_of_the_target_camera_can_be_configured(stream, runtime):
+    def in_frame(name):
+        def change(message):
+            message.header.frame_id = name
+            return message
+        return change
+
+    expected, _ = outputs_of(stream, runtime)
+    for name in ("", "wrong"):
+        faulted = changed(changed(stream, "rgb/info", in_frame(name)), "rgb", in_frame(name))
+        found, _ = outputs_of(faulted, runtime, **{"rgb.frame_id": "/camera_optical"})
+        assert found[-1].frame_id == found[-1].camera.frame_id == "camera_optical" and all(found[-1].mask.values())
+        assert all(np.array_equal(image, expected[-1].images[one]) for one, image in found[-1].images.items())
+        without, _ = outputs_of(faulted, runtime)
+        assert without[-1].mask == {"rgb": True, "depth": False, "event": False, "lidar": False}
+        reason = without[-1].inputs["lidar"]["reason"]
+        assert ("set rgb.frame_id" if not name else "no transform from frame 'lidar' to 'wrong'") in reason
+
+
 def test_a_new_calibration_moves_the_points(stream, runtime):
     def shifted(message):
         k = np.array(message.k)

@@ -28,7 +28,7 @@ from mss_perception.messages import (
     encode_transforms,
 )
 from mss_perception.projection import Motion
-from mss_perception.radar import Detections, RadarLane, Scan, cloud_detections, polar_detections
+from mss_perception.radar import Detections, RadarLane, cloud_detections, polar_detections
 from mss_perception.replay import Replay
 from mss_perception.sensors import INVALID_DATA, Sample, Sensors
 
@@ -143,11 +143,15 @@ def brute_force(found, height, width, params):
     return image
 
 
+def draw(lane, found):
+    return lane.draw([lane.locate(found, HERE)])
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("size", "dilate"), [((60, 80), 4), ((33, 41), 0), ((120, 160), 2)])
 def test_image_against_brute_force(seed, size, dilate):
     found, params = scene(seed), {**ENCODING.params, "dilate_px": dilate}
-    result = RadarLane(Encoding("radar", ENCODING.name, params=params), CAMERA, *size).draw([Scan(found, HERE)])
+    result = draw(RadarLane(Encoding("radar", ENCODING.name, params=params), CAMERA, *size), found)
     expected = brute_force(found, *size, params)
     assert np.abs(result.image - expected).max() <= 0.5 + 1e-3
     assert np.array_equal(result.image[..., 0] > 0, expected[..., 0] > 0) and result.image[..., 0].any()
@@ -158,18 +162,21 @@ def test_image_against_brute_force(seed, size, dilate):
 def test_several_radars_are_one_image_and_an_empty_scan_is_one_too():
     lane, turned = RadarLane(ENCODING, CAMERA, 60, 80), np.diag([-1.0, -1, 1, 1])
     first, second, none = scene(1), scene(2), Detections(np.zeros((0, 3), np.float32), None, floats())
-    together = lane.draw([Scan(first, HERE, True), Scan(none, HERE, True), Scan(second, Motion.fixed(turned), True)])
+    parts = [lane.locate(first, HERE), lane.locate(none, HERE), lane.locate(second, Motion.fixed(turned), True)]
     moved = Detections(np.concatenate([first.xyz, second.xyz * floats(-1, -1, 1)]),
                        np.concatenate([first.intensity, second.intensity]), np.concatenate([first.speed, second.speed]))
-    expected = lane.draw([Scan(moved, HERE, True)])
-    assert np.array_equal(together.image, expected.image) and together.figures == expected.figures
-    empty = lane.draw([Scan(none, HERE)])
+    expected = draw(lane, moved)
+    assert np.array_equal(lane.draw(parts).image, expected.image) and expected.image.any()
+    for name in ("points", "no_return", "points_in_image"):
+        assert expected.figures[name] == sum(one.figures[name] for one in parts)
+    assert [one.figures["deskewed"] for one in parts] == [False, False, True]
+    empty = draw(lane, none)
     assert not empty.image.any() and empty.figures["points"] == 0
 
 
 def test_a_radar_without_intensity_says_so():
     found = Detections(floats(0, 0, 10)[None], None, floats(np.nan))
-    assert RadarLane(ENCODING, CAMERA, 60, 80).draw([Scan(found, HERE)]).image[30, 40].tolist()[1:] == [NO_INTENSITY, 0]
+    assert draw(RadarLane(ENCODING, CAMERA, 60, 80), found).image[30, 40].tolist()[1:] == [NO_INTENSITY, 0]
 
 
 def test_another_encoding_is_refused_at_once():

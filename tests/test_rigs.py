@@ -12,7 +12,7 @@ import pytest
 
 from mss_models.modality import DEFAULT_ENCODINGS
 from mss_models.runtime import open_runtime
-from mss_perception import messages, replay, rigid
+from mss_perception import kernels, messages, replay, rigid
 from mss_perception.bags import BagWriter, read_bag, typestore
 from mss_perception.camera import Camera
 from mss_perception.config import Config, ConfigError
@@ -132,6 +132,24 @@ def test_two_lidars_see_together_what_one_lidar_would(bag, runtime):
         assert two.mask["rgb"] and two.deadline_hit is False
 
 
+def test_what_lidars_share_is_drawn_once(bag, runtime, monkeypatch):
+    drawn = []
+    draw = kernels.draw_nearest
+    monkeypatch.setattr(kernels, "draw_nearest", lambda uv, *more: drawn.append(len(uv)) or draw(uv, *more))
+    outputs, pipeline = outputs_of(two_lidars(bag), runtime, {**TWO_LIDARS, "depth.enabled": False})
+    found = [count for count in drawn if count > 1]         # lanes draw one point when they are made
+    assert len(found) == pipeline.ticks > 10
+    inputs = outputs[-1].inputs
+    assert found[-1] == sum(inputs[name][key] for name in ("lidar", "lidar_rear") for key in ("points", "no_return"))
+
+
+def test_a_wrong_intensity_scale_is_warned_of_once_by_the_inputs_name(bag, runtime, caplog):
+    outputs_of(two_lidars(bag, brightness=255.0), runtime, TWO_LIDARS)
+    texts = [one.getMessage() for one in caplog.records if "full scale" in one.getMessage()]
+    assert len(texts) == 1 and "set lidar_rear.intensity_max to the largest" in texts[0]
+    assert "% of the intensities of lidar_rear are" in texts[0]
+
+
 def test_each_lidar_has_its_own_settings(bag, runtime):
     """The rear one's driver sends intensities up to 255, and stamps 40 ms late."""
     entries = list(two_lidars(bag, brightness=255.0))
@@ -183,10 +201,10 @@ def test_two_radars_are_drawn_together():
         return sensors.see(name, InputState(State.OK, 5, 0, payload=Sample(cloud)), 5, sensors.cameras, "rgb")
 
     ahead, left, behind = seen("radar", 20, 0), seen("radar_left", 20, 4), seen("radar_left", 30, 0)
-    image = joined([ahead, left]).image
-    assert np.array_equal(image, np.maximum(ahead.image.image, left.image.image))
-    assert np.array_equal(joined([ahead, behind]).image, ahead.image.image)         # the nearer one hides the other
-    middle, side = (one.image.image[..., 1].max() for one in (ahead, left))
+    image, alone = joined([ahead, left]).image, [joined([one]).image for one in (ahead, left)]
+    assert np.array_equal(image, np.maximum(*alone))
+    assert np.array_equal(joined([ahead, behind]).image, alone[0])          # the nearer one hides the other
+    middle, side = (one[..., 1].max() for one in alone)
     assert (middle, side) == (round(1 + 254 * 30 / 60), 255)                        # 10 of -20..40, and of -20..10
 
 

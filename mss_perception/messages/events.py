@@ -87,7 +87,7 @@ def decode_events(msg, period_ns: int = 0) -> Events | EventPicture:
 def _cloud(msg, period_ns: int) -> Events:
     cloud = decode_cloud(msg)
     stamp = cloud.stamp_ns
-    ticks = cloud.field("t")
+    ticks = cloud.scalar("t")
     if ticks.dtype.kind in "ui":
         absolute, t = False, stamp + ticks.astype(np.int64) * 1000
     else:
@@ -97,8 +97,8 @@ def _cloud(msg, period_ns: int) -> Events:
         t = np.rint(ticks.astype(np.float64) * 1e9).astype(np.int64) + (0 if absolute else stamp)
     if stamp <= 0 and not absolute:
         raise MessageError("header.stamp is zero; the events' times t count from it")
-    x, y = (_pixels(cloud.field(name), name) for name in "xy")
-    return _packet(x, y, t, cloud.field("p") > 0, stamp, stamp + period_ns)
+    x, y = (_pixels(cloud.scalar(name)) for name in "xy")
+    return _packet(x, y, t, cloud.scalar("p") > 0, stamp, stamp + period_ns)
 
 
 def _array(msg, period_ns: int) -> Events:
@@ -125,7 +125,7 @@ def _packet(x, y, t, p, begin_ns: int, end_ns: int, width: int = 0, height: int 
     return Events(x, y, t, p, begin_ns, end_ns, width, height)
 
 
-def _pixels(values: np.ndarray, name: str) -> np.ndarray:
+def _pixels(values: np.ndarray) -> np.ndarray:
     """Event coordinates as a contiguous uint16 copy; one outside 0..65535 becomes 65535, which no sensor has."""
     if values.dtype.kind == "u" and values.dtype.itemsize <= 2:
         return np.ascontiguousarray(values, np.uint16)
