@@ -47,7 +47,7 @@ def draw_pairs(kind: str, student: tuple[Sequence[str], Tensor], teacher: tuple[
         for name, partner in draw_partners(kind, present, modalities).items():
             if partner in teacher_names and there[t := teacher_names.index(partner)][b]:
                 pairs.append((names.index(name), t, b))
-    return tuple(torch.tensor(pairs, device=mask.device).reshape(-1, 3).T)
+    return tuple(torch.tensor(pairs, dtype=torch.long, device=mask.device).reshape(-1, 3).T)
 
 
 def kl_mean(student: Tensor, teacher: Tensor, dim: int) -> Tensor:

@@ -93,6 +93,22 @@ def test_systems_that_work_inside_the_stages_take_mit_and_pvt_only(system):
         create(system=system, modalities=("rgb", "lidar"), num_classes=5, backbone="Swin-T")
 
 
+@pytest.mark.parametrize(("system", "backbone"), [("segformer_mean", "B0"), ("segformer_mean", "PVTv2-B0"),
+                                                  ("segformer_mean", "Swin-T"), ("cmnext", "B0"),
+                                                  ("stitchfusion", "B0")])
+@pytest.mark.parametrize("blank", [("rgb",), ("depth", "lidar")])
+def test_blank_images_do_not_blow_up_the_first_gradients(system, backbone, blank):
+    """Zeros after normalisation: 1e4 and more, up to infinity, if all tokens of an image are 0."""
+    torch.manual_seed(0)
+    model = create(system=system, modalities=("rgb", "depth", "lidar"), num_classes=5, backbone=backbone, head_width=32)
+    images = {name: torch.randn(2, 3, 64, 64) * (name not in blank) for name in model.modalities}
+    everywhere = {name: torch.ones(2, dtype=torch.bool) for name in images}
+    loss, _ = model.train().loss({"images": images, "present": everywhere, "labels": torch.randint(5, (2, 64, 64))})
+    loss.backward()
+    norms = [p.grad.norm().item() for p in model.parameters() if p.grad is not None]
+    assert norms and max(norms) < 100
+
+
 def test_unknown_backbone_lists_the_names():
     with pytest.raises(ValueError, match="B9.*B0, B1"):
         create_backbone("B9")

@@ -79,6 +79,20 @@ def test_regularisation_equals_a_loop(pairing, form, dim, of_mean):
     torch.testing.assert_close(logs["regularisation"], expected, rtol=1e-4, atol=0)
 
 
+def test_a_batch_for_which_the_teacher_has_no_pair_can_be_learned_from():
+    """Hybrid partners are drawn of all modalities, and here the frame has one."""
+    student = taught("robustseg")
+    paired = []
+    for seed in range(12):
+        torch.manual_seed(seed)
+        loss, logs = student.loss(batch_of(("rgb",)))
+        student.zero_grad()
+        loss.backward()
+        assert all(bool(torch.isfinite(one.grad).all()) for one in student.parameters() if one.grad is not None)
+        paired.append(bool(logs["prototype"]))
+    assert True in paired and False in paired
+
+
 def test_in_the_zero_variant_an_absent_modality_is_a_blank_image():
     student, plain = net("robustseg", missing="zero").eval(), net("segformer_mean").eval()
     plain.load_state_dict(student.state_dict())

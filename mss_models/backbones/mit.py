@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mss_models.layers.initialisation import initialise
+from mss_models.layers.initialisation import initialise, initialise_reading
 from mss_models.layers.tokens import DropPath, MixFFN, attend, convolve, drop_path_rates, to_tokens
 
 
@@ -132,6 +132,7 @@ class MiT(nn.Module):
             embed = PatchEmbedding(*patch_convolution(variant.channels, i))
             self.stages.append(Stage(embed, blocks, variant.channels[i], eps))
         self.apply(initialise)
+        initialise_reading(self.stages[0].embed.proj)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = to_tokens(x)

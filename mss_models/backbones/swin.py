@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mss_models.layers.initialisation import initialise
+from mss_models.layers.initialisation import initialise, initialise_reading
 from mss_models.layers.tokens import DropPath, attend, convolve, drop_path_rates, to_tokens
 from mss_models.layers.windows import merge, partition, relative_positions, shift_mask
 
@@ -143,6 +143,7 @@ class Swin(nn.Module):
             for i, rates in enumerate(drop_path_rates(variant.depths, drop_path)))
         self.norms = nn.ModuleList(nn.LayerNorm(one) for one in self.channels)
         self.apply(initialise)
+        initialise_reading(self.stages[0].embed.proj)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         x = to_tokens(x)  # (B, H, W, 3)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mss_models.backbones import create_mit
 from mss_models.backbones.mit import DELIVER_EPS, patch_convolution
 from mss_models.heads.segformer import SegFormerHead, resize
-from mss_models.layers.initialisation import initialise
+from mss_models.layers.initialisation import initialise, initialise_reading
 from mss_models.layers.ppx import PPX, PPX_RATIOS
 from mss_models.layers.present import zero_filled
 from mss_models.layers.sq_hub import SQHub
@@ -55,6 +55,8 @@ class CMNeXt(System):
         self.head = SegFormerHead(self.backbone.channels, head_width, num_classes, dropout)
         for part in (self.branches, self.rectify, self.fuse):
             part.apply(initialise)
+        if others:
+            initialise_reading(self.branches[0].proj)
 
     def segment(self, images: dict[str, Tensor], present: dict[str, Tensor]) -> Tensor:
         primary, *others = map(to_tokens, zero_filled(images, present, self.modalities))  # each (B, H, W, 3)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mss_models.distillation import (
     PAIRINGS,
@@ -72,10 +72,6 @@ class RobustSeg(Student):
         self.pairings = pairing, regularisation_pairing
         self.regularisation = regularisation
         self.published_prototypes = published_prototypes
-        if missing == "zero":
-            # With biases of 0, all tokens of a blank image are 0 in all blocks of an untrained encoder. There, each
-            # layer norm's slope is 1 / sqrt(eps) = 1000, and gradients overflow. Imported weights have biases.
-            nn.init.normal_(self.backbone.stages[0].embed.proj.bias, std=0.02)
 
     def encode(self, images: dict[str, Tensor], present: dict[str, Tensor]) -> Encoded:
         if self.missing == "zero":
