@@ -69,9 +69,9 @@ class EventStream:
             self._end_ns = None
         if self.clock.offset_ns is not None and stamp > 0:
             self._decoder.expect(stamp - self.clock.offset_ns)
-        sensor = self._decoder.feed(payload, time_base, bool(message.is_bigendian))
-        self._count(sensor)
         try:
+            sensor = self._decoder.feed(payload, time_base, bool(message.is_bigendian))
+            self._count(sensor)
             self._check(message, sensor, stamp)
             return self._in_ros_time(message, sensor, stamp, lost, restarted)
         except MessageError:

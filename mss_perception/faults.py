@@ -24,7 +24,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mss_perception.messages import MessageError, decode_cloud
+from mss_perception.messages import MessageError, decode_cloud, raw_bytes
+from mss_perception.messages.compressed_images import DEPTH_ENCODINGS, decompress, recompress
+from mss_perception.messages.event_packets import disturb_pixels
 from mss_perception.messages.images import PIXEL_FORMATS
 
 GRAMMAR = "INPUT:KIND[=AMOUNT]@START-[END], e.g. rgb:drop@3-5 or lidar:delay=0.25@2- (seconds from the bag's start)"
@@ -34,12 +36,15 @@ KINDS = {
     "delay": "messages arrive AMOUNT seconds later",
     "freeze": "the last payload repeats under new stamps",
     "noise": "Gaussian noise of AMOUNT on the measured values: grey levels of a colour image (default 25), metres of "
-             "depth and points (0.3), pixels of event positions (3)",
+             "depth and points (0.3), pixels of event positions (3); packed events that share a coordinate move "
+             "together, compressed images are encoded again",
     "corrupt": "the payload is cut short, so that it cannot be decoded",
     "stamp": "header stamps are wrong by AMOUNT seconds",
 }
 NEEDS_AMOUNT = ("delay", "stamp")
 TAKES_AMOUNT = ("delay", "stamp", "noise")
+NEEDS_PAYLOAD = ("noise", "corrupt")
+WITHOUT_PAYLOAD = ("odom", "tf", "tf_static")       # and <input>/info
 
 SECOND = 1_000_000_000
 BUFFERS = (np.ndarray, array.array, bytes)
@@ -86,6 +91,8 @@ def parse_fault(text: str, roles: Iterable[str] | None = None) -> Fault:
         raise wrong(role, f"is no input; known: {', '.join(roles)}")
     if kind not in KINDS:
         raise wrong(kind, f"is no kind; known: {', '.join(KINDS)}")
+    if kind in NEEDS_PAYLOAD and (role in WITHOUT_PAYLOAD or role.endswith("/info")):
+        raise wrong(kind, f"is not for {role}; {DISTURBED}")
     if equals and kind not in TAKES_AMOUNT:
         raise wrong(f"={amount_text}", f"has no meaning, {kind} takes no amount")
     if not equals and kind in NEEDS_AMOUNT:
@@ -200,42 +207,39 @@ def _under_header_of(message, frozen):
 
 
 def _restamped(message, shift_ns: int):
-    stamp_ns = max(0, _stamp(message, 0) + shift_ns)
     changed = copy.copy(message)
+    if hasattr(message, "transforms"):
+        changed.transforms = [_restamped(one, shift_ns) for one in message.transforms]
+        return changed
+    stamp_ns = max(0, _stamp(message, 0) + shift_ns)
     changed.header = copy.copy(message.header)
     changed.header.stamp = copy.copy(message.header.stamp)
     changed.header.stamp.sec, changed.header.stamp.nanosec = divmod(stamp_ns, SECOND)
     return changed
 
 
-def _payload_field(message) -> str:
-    for name in ("data", "events"):     # images and clouds; event packets
-        if isinstance(getattr(message, name, None), BUFFERS):
-            return name
-    raise FaultError(f"{type(message).__name__} has no bytes to disturb; noise and corrupt need an image, a cloud or "
-                     "an event packet")
-
-
-def _with_payload(message, field: str, payload: bytearray):
+def _with_payload(message, field: str, payload):
     """A copy of the message with other bytes; rclpy's classes hold an array.array, rosbags' a numpy array."""
     changed = copy.copy(message)
     like = getattr(message, field)
     setattr(changed, field, np.frombuffer(payload, np.uint8) if isinstance(like, np.ndarray)
-            else array.array("B", payload))
+            else array.array("B", bytes(payload)))
     return changed
 
 
 def _corrupt(message, random: np.random.Generator):
-    """Lose the end of the payload. An empty one announces a point or row more than it has."""
-    field = _payload_field(message)
-    payload = bytearray(memoryview(getattr(message, field)))
+    """Lose the end of the payload. An empty one, or a list of events, announces more columns than it has."""
+    field = next((name for name in ("data", "events") if isinstance(getattr(message, name, None), BUFFERS)), None)
+    payload = bytearray(memoryview(getattr(message, field))) if field else b""
     if field == "events":       # any number of whole words would be a shorter packet, and nothing wrong with it
         return _with_payload(message, field, payload[:int(random.integers(0, len(payload))) | 1] if payload
                              else bytearray(1))
     if payload:
         return _with_payload(message, field, payload[:int(random.integers(0, len(payload)))])
-    if not hasattr(message, "width"):   # an empty file is broken enough
-        return message
+    if not hasattr(message, "width"):
+        if field:               # an empty file is broken enough
+            return message
+        raise FaultError(f"{type(message).__name__} has nothing to disturb; {DISTURBED}")
     changed = copy.copy(message)
     changed.width = message.width + 1
     return changed
@@ -243,48 +247,93 @@ def _corrupt(message, random: np.random.Generator):
 
 def _noisy(message, fault: Fault, random: np.random.Generator):
     """The message with noise; as it is when it cannot be decoded, so that there is nothing to be noisy."""
-    field = _payload_field(message)
-    changed = _with_payload(message, field, bytearray(memoryview(getattr(message, field))))
-    if field == "data" and getattr(message, "encoding", None) in PIXEL_FORMATS:
-        _noise_on_image(changed, fault.amount, random)
-    elif hasattr(message, "fields"):
-        try:
-            _noise_on_cloud(changed, fault.amount, random)
-        except MessageError:
-            return message
-    else:
-        kind = getattr(message, "encoding", "") or getattr(message, "format", "")
-        raise FaultError(f"fault {fault}: noise on {type(message).__name__} {kind!r} is not defined; corrupt or drop "
-                         "it instead")
-    return changed
+    for names, disturb in NOISE.items():
+        if all(hasattr(message, name) for name in names):
+            try:
+                return disturb(message, fault.amount, random)
+            except MessageError:
+                return message
+    raise FaultError(f"{type(message).__name__} has nothing to disturb; {DISTURBED}")
 
 
-def _noise_on_image(image, sigma: float | None, random: np.random.Generator) -> None:
+def _noisy_image(image, sigma: float | None, random: np.random.Generator):
+    form = PIXEL_FORMATS.get(image.encoding)
+    if form is None:
+        raise MessageError(f"{image.encoding!r} is not supported")
+    noisy = _with_payload(image, "data", bytearray(memoryview(image.data)))
+    dtype = np.dtype(form.kind).newbyteorder(">" if image.is_bigendian else "<")
+    values = np.frombuffer(noisy.data, dtype, len(image.data) // dtype.itemsize)
+    _add_noise(values, form.order == "depth", sigma, random)
+    return noisy
+
+
+def _noisy_file(image, sigma: float | None, random: np.random.Generator):
+    """Decoded, disturbed and encoded again."""
+    pixels, encoding = decompress(image, None)
+    pixels = np.array(pixels)
+    _add_noise(pixels, encoding in DEPTH_ENCODINGS, sigma, random)
+    name, data = recompress(image, pixels)
+    noisy = _with_payload(image, "data", data)
+    noisy.format = name
+    return noisy
+
+
+def _add_noise(values: np.ndarray, is_depth: bool, sigma: float | None, random: np.random.Generator) -> None:
     """In place, on colours (grey levels of 8 bits) or depths (metres). Invalid depths stay invalid."""
-    pixels = PIXEL_FORMATS[image.encoding]
-    dtype = np.dtype(pixels.kind).newbyteorder(">" if image.is_bigendian else "<")
-    values = np.frombuffer(image.data, dtype, len(image.data) // dtype.itemsize)
-    if pixels.order != "depth":
-        largest = np.iinfo(dtype).max
+    if not is_depth:
+        largest = np.iinfo(values.dtype).max
         noise = random.normal(0, (25 if sigma is None else sigma) * (largest / 255), values.shape)
-        values[:] = np.clip(np.rint(values + noise), 0, largest).astype(dtype)
+        values[:] = np.clip(np.rint(values + noise), 0, largest).astype(values.dtype)
         return
-    unit = 1000 if dtype.kind == "u" else 1         # 16UC1 holds millimetres
+    is_integer = values.dtype.kind == "u"
+    unit = 1000 if is_integer else 1                # 16UC1 holds millimetres
     noise = random.normal(0, (0.3 if sigma is None else sigma) * unit, values.shape)
     measured = (values > 0) & np.isfinite(values)
     smallest = 1 / 1000 * unit                      # noise never turns a measured depth into an invalid one
-    largest = 65535 if dtype.kind == "u" else np.inf
-    values[measured] = np.clip(values[measured] + noise[measured], smallest, largest).astype(dtype)
+    largest = 65535 if is_integer else np.inf
+    values[measured] = np.clip(values[measured] + noise[measured], smallest, largest).astype(values.dtype)
 
 
-def _noise_on_cloud(cloud, sigma: float | None, random: np.random.Generator) -> None:
-    """In place, on x y z of a LiDAR cloud (metres) or x y of events (pixels, kept inside the sensor)."""
-    fields = decode_cloud(cloud).fields
+def _noisy_cloud(cloud, sigma: float | None, random: np.random.Generator):
+    """On x y z of a LiDAR cloud (metres) or x y of events (pixels, kept inside the sensor)."""
+    noisy = _with_payload(cloud, "data", bytearray(memoryview(cloud.data)))
+    fields = decode_cloud(noisy).fields
     is_events = np.issubdtype(fields["x"].dtype, np.integer)
     for axis in ("x", "y") if is_events else ("x", "y", "z"):
         values = fields[axis]
-        noise = random.normal(0, (3 if is_events else 0.3) if sigma is None else sigma, values.shape)
-        if is_events and values.size:
-            values[...] = np.clip(np.rint(values + noise), 0, values.max()).astype(values.dtype)
-        elif values.size:
-            values[...] = values + noise
+        if is_events:
+            values[...] = _moved(values, sigma, random)
+        else:
+            values[...] = values + random.normal(0, 0.3 if sigma is None else sigma, values.shape)
+    return noisy
+
+
+def _noisy_packet(packet, sigma: float | None, random: np.random.Generator):
+    """Each coordinate as the packet has it: events of one row have one y, those of a vector one x."""
+    payload = disturb_pixels(raw_bytes(packet.events), packet.encoding, bool(packet.is_bigendian),
+                             lambda values: _moved(values, sigma, random))
+    return _with_payload(packet, "events", payload)
+
+
+def _noisy_list(message, sigma: float | None, random: np.random.Generator):
+    changed = copy.copy(message)
+    changed.events = [copy.copy(one) for one in message.events]
+    for axis in "xy":
+        values = np.array([getattr(one, axis) for one in changed.events], np.int64)
+        for one, value in zip(changed.events, _moved(values, sigma, random).tolist(), strict=True):
+            setattr(one, axis, value)
+    return changed
+
+
+def _moved(values: np.ndarray, sigma: float | None, random: np.random.Generator) -> np.ndarray:
+    """Pixel coordinates of events with noise, kept between 0 and the largest that there is."""
+    if not values.size:
+        return values
+    noise = random.normal(0, 3 if sigma is None else sigma, values.shape)
+    return np.clip(np.rint(values + noise), 0, values.max()).astype(values.dtype)
+
+
+# By what the messages have, the first that fits: CompressedImage, Image, PointCloud2, EventPacket, EventArray.
+NOISE = {("format", "data"): _noisy_file, ("encoding", "step"): _noisy_image, ("fields", "point_step"): _noisy_cloud,
+         ("events", "encoding"): _noisy_packet, ("events",): _noisy_list}
+DISTURBED = "noise and corrupt are for images, clouds and events"

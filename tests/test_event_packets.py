@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 
 from mss_perception.bags import read_bag
 from mss_perception.messages import MessageError
-from mss_perception.messages.event_packets import ENCODINGS, NOWHERE, PacketDecoder
+from mss_perception.messages.event_packets import ENCODINGS, MAX_EVENTS, NOWHERE, PacketDecoder
 
 Y, X, BASE, VECT_12, VECT_8, LOW, HIGH, TRIGGER, OTHERS = 0, 2, 3, 4, 5, 6, 8, 10, 14      # EVT 3.0's numbers
 WRAP_US = 1 << 24
@@ -65,17 +67,40 @@ def test_recordings_have_their_publishers_figures(shared_data, name):
         assert sum(int((part // 1000).sum()) for events in found for part in (events.t, events.triggers)) == total
 
 
-@pytest.mark.parametrize("name", RECORDINGS)
-def test_recordings_in_pieces_of_any_length_are_the_same(shared_data, name):
-    messages, random = recording(shared_data, name)[:60], np.random.default_rng(0)
-    whole, pieces = (PacketDecoder(messages[0].encoding) for _ in range(2))
-    for message in messages:
+@pytest.fixture(scope="module", params=RECORDINGS)
+def decoded(request, shared_data):
+    """A recording's messages, and its events packet by packet."""
+    messages = recording(shared_data, request.param)
+    decoder = PacketDecoder(messages[0].encoding)
+    return messages, [all_of(decoder, [np.asarray(one.events)], one.time_base) for one in messages]
+
+
+def cut_every(lengths, size, random):
+    """Where to cut `size` bytes into pieces of lengths drawn from these."""
+    cuts = np.cumsum(random.choice(lengths, size // min(lengths) + 1))
+    return cuts[:np.searchsorted(cuts, size)]
+
+
+@pytest.mark.parametrize(("lengths", "packets"), [
+    ([2], 2), ([1], 1), ([6, 10], 4), ([128], 517), ([4096], 517), ([2, 2, 2, 4, 8, 100, 3000, 20_000], 517),
+    ([1, 1, 1, 2, 3, 5, 99, 2999, 19_999], 517)], ids=str)
+def test_recordings_in_pieces_of_any_length_are_the_same(decoded, lengths, packets):
+    """From a byte or a word at a time to whole packets; the last four cut all packets."""
+    messages, expected = decoded
+    random, pieces = np.random.default_rng(0), PacketDecoder(messages[0].encoding)
+    for message, whole in list(zip(messages, expected, strict=True))[:packets]:
         payload = np.asarray(message.events)
-        expected = all_of(whole, [payload], message.time_base)
-        cuts = np.sort(random.integers(0, len(payload) + 1, random.integers(1, 40)))    # bytes: also within a word
-        found = all_of(pieces, np.split(payload, cuts), message.time_base)
+        found = all_of(pieces, np.split(payload, cut_every(lengths, len(payload), random)), message.time_base)
+        assert all(map(np.array_equal, whole, found)) and pieces.finish() == 0
+        assert [one.dtype for one in found] == [one.dtype for one in whole]
+
+
+def test_evt3_does_not_depend_on_its_packets(shared_data):
+    payloads = [np.asarray(one.events) for one in recording(shared_data, "test_events_1")]
+    expected, stream = all_of(PacketDecoder("evt3"), payloads), np.concatenate(payloads)
+    for length in (len(stream), 50_000, 777):
+        found = all_of(PacketDecoder("evt3"), np.split(stream, range(length, len(stream), length)))
         assert all(map(np.array_equal, expected, found))
-        assert whole.finish() == pieces.finish() == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- evt3
@@ -177,6 +202,26 @@ def test_after_a_loss_nothing_goes_on_from_before_it():
 def test_vectors_without_end_stay_off_the_sensor():
     x = PacketDecoder("evt3").feed(words(*time_words(1), (Y, 1), (BASE, 2047), *[(VECT_12, 0xFFF)] * 10_000)).x
     assert len(x) == 120_000 and np.all(np.diff(x[:50_000].astype(int)) == 1) and x[50_000:].min() > 2048 + 12
+
+
+@pytest.mark.parametrize(("encoding", "vector", "length"), [
+    ("evt3", (VECT_12, 0xFFF), 12), ("libcaer_cmp", (5, 0xFF), 8)])
+def test_a_packet_of_more_events_than_are_decoded_is_refused_before_it_takes_memory(encoding, vector, length):
+    """A word of 2 bytes may stand for 12 events, and an event takes 13 bytes."""
+    payload = np.tile(words(vector), MAX_EVENTS // length + 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(MessageError, match=f"event packet of {len(payload)} bytes holds .* at most {MAX_EVENTS}"):
+            PacketDecoder(encoding).feed(payload)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(payload)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ["libcaer", "mono", "trigger"])
+def test_a_packet_of_too_many_plain_events_is_refused(encoding):
+    with pytest.raises(MessageError, match=f"holds {MAX_EVENTS + 1} events; at most {MAX_EVENTS}"):
+        PacketDecoder(encoding).feed(np.zeros(8 * (MAX_EVENTS + 1), np.uint8))
 
 
 def test_an_empty_or_eventless_payload_still_tells_the_time():

@@ -20,6 +20,7 @@ from mss_perception.event_clock import SensorClock
 from mss_perception.event_stream import EventStream
 from mss_perception.inputs import State
 from mss_perception.messages import EventPicture, MessageError, bag_types
+from mss_perception.messages.event_packets import MAX_EVENTS
 from mss_perception.sensors import Sensors, packet_span
 
 TYPES = bag_types()
@@ -112,6 +113,16 @@ def test_a_smaller_change_is_followed_gradually():
 
 
 # ------------------------------------------------------------------------------------------------ real recordings
+
+def test_a_packet_of_too_many_events_costs_itself_only():
+    stream = EventStream(10 * MS)
+    assert len(stream.decode(packet(span_of(1000, 2000), START + 2 * MS, 0))) == 4
+    bomb = np.tile(np.array([4 << 12 | 0xFFF], "<u2").view(np.uint8), MAX_EVENTS // 12 + 1)
+    with pytest.raises(MessageError, match="at most 16777216 are decoded"):
+        stream.decode(packet(bomb, START + 3 * MS, 1))
+    events = stream.decode(packet(span_of(3000, 4000), START + 4 * MS, 2))
+    assert (len(events), events.lost) == (4, 0) and set(events.x) == {5}
+
 
 @pytest.mark.parametrize(("name", "count"), [("test_events_1", 343474), ("test_events_2", 571266)])
 def test_recordings_in_ros_time(shared_data, name, count):

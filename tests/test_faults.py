@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import array
+import struct
 from dataclasses import replace
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rvl_writer import rvl
 
 from mss_perception import messages
 from mss_perception.bags import typestore
 from mss_perception.faults import KINDS, NEEDS_AMOUNT, TAKES_AMOUNT, Fault, FaultError, FaultSchedule, parse_fault
+from mss_perception.messages.event_packets import PacketDecoder
 
 TYPES = messages.bag_types()
 EventPacket = typestore().types["event_camera_msgs/msg/EventPacket"]
+CompressedImage = typestore().types["sensor_msgs/msg/CompressedImage"]
 MS = 1_000_000
 START = 1_000_000_000_000
 LATENCY = 30 * MS
@@ -43,7 +48,7 @@ def stamps_ms(stream) -> list[int]:
 
 # ----------------------------------------------------------------------------------------------------------- grammar
 
-@given(st.sampled_from(["rgb", "lidar", "rgb/info", "odom"]), st.sampled_from(list(KINDS)),
+@given(st.sampled_from(["rgb", "lidar", "rgb_left"]), st.sampled_from(list(KINDS)),
        st.floats(0, 100).map(lambda x: round(x, 3)), st.floats(0, 100).map(lambda x: round(x, 3)),
        st.none() | st.floats(0.01, 100).map(lambda x: round(x, 3)))
 def test_text_of_a_fault_reads_back_as_the_same_fault(role, kind, amount, start, length):
@@ -173,12 +178,85 @@ def test_noise_on_events_keeps_them_inside_the_sensor_and_their_times():
     assert (noisy.x != before.x).any() and (noisy.t == before.t).all() and (noisy.p == before.p).all()
 
 
-def test_noise_on_what_has_no_payload_is_an_error_that_says_so():
-    info = TYPES.CameraInfo
-    stream = [("rgb/info", START, SimpleNamespace(header=image(START).header, kind=info))]
-    with pytest.raises(FaultError, match="no bytes to disturb"):
-        run(["rgb/info:noise@0-"], stream)
+@pytest.mark.parametrize("role", ["rgb/info", "odom", "tf", "tf_static"])
+@pytest.mark.parametrize("kind", ["noise", "corrupt"])
+def test_what_has_no_measurements_cannot_be_disturbed_and_says_so_before_the_run(role, kind):
+    with pytest.raises(FaultError, match=f"'{kind}' is not for {role}; noise and corrupt are for images, clouds and"):
+        FaultSchedule([f"{role}:{kind}@0-"], roles={"/a": role})
 
+
+def test_other_messages_are_named():
+    for kind in ("noise", "corrupt"):
+        with pytest.raises(FaultError, match="SimpleNamespace has nothing to disturb; noise and corrupt are for"):
+            run([f"a:{kind}@0-"], [("a", START, SimpleNamespace(header=image(START).header))])
+
+
+def test_transforms_are_stamped_one_by_one():
+    mounts = [("base_link", "camera", np.eye(4)), ("base_link", "lidar", np.eye(4))]
+    message = messages.encode_transforms(TYPES, mounts, START)
+    (_, _, changed), = run(["tf:stamp=-2@0-"], [("tf", START, message)])
+    assert [messages.stamp_ns(one.header) for one in changed.transforms] == [START - 2000 * MS] * 2
+    assert [messages.stamp_ns(one.header) for one in message.transforms] == [START] * 2
+
+
+# -------------------------------------------------------------------------------------------------- noise in files
+
+def compressed(pixels, name: str, suffix: str = ".png", before: bytes = b""):
+    data = before + cv2.imencode(suffix, pixels)[1].tobytes()
+    return CompressedImage(header=messages.encode_header(TYPES, START, "camera"), format=name,
+                           data=np.frombuffer(data, np.uint8))
+
+
+@pytest.mark.parametrize(("name", "suffix", "deviation"), [
+    ("rgb8; png compressed bgr8", ".png", 12), ("png", ".png", 12), ("mono8; jpeg compressed mono8", ".jpg", 12),
+    ("rgb8; jpeg compressed rgb8", ".jpg", 8.7), ("jpeg", ".jpg", 8.7),         # of halved colours
+    ("bayer_rggb8; png compressed bayer_rggb8", ".png", 8.7),                   # of colours between the pixels
+])
+def test_noise_in_a_picture_file_has_the_asked_deviation(name, suffix, deviation):
+    is_flat = "bayer" in name or "mono" in name
+    pixels = np.full((64, 64), 120, np.uint8) if is_flat else np.full((64, 64, 3), (90, 120, 150), np.uint8)
+    message = compressed(pixels, name, suffix)
+    before = messages.decode_image(message).astype(float)
+    (_, _, noisy), = run(["rgb:noise=12@0-"], [("rgb", START, message)])
+    after = messages.decode_image(noisy)
+    assert noisy.format == name and after.shape == before.shape and (after != before).any()
+    assert np.std(after - before) == pytest.approx(deviation, rel=0.15) and abs((after - before).mean()) < 1
+
+
+@pytest.mark.parametrize(("encoding", "name", "form"), [
+    ("16UC1", "16UC1; png compressed ", "png"), ("16UC1", "16UC1; compressedDepth png", "depth"),
+    ("32FC1", "32FC1; compressedDepth png", "depth"), ("16UC1", "16UC1; compressedDepth rvl", "rvl"),
+])
+def test_noise_in_a_depth_file_is_metres_and_leaves_holes(encoding, name, form):
+    millimetres = np.full((40, 50), 5000, np.uint16)
+    millimetres[::4] = 0
+    if encoding == "32FC1":     # codes of 1 / depth: A / code metres
+        stored, header = np.where(millimetres, 20_000, 0).astype(np.uint16), struct.pack("<iff", 0, 100_000.0, 0.0)
+    else:
+        stored, header = millimetres, bytes(12)
+    if form == "rvl":
+        body = struct.pack("<II", 50, 40) + rvl(stored)
+        message = CompressedImage(header=messages.encode_header(TYPES, START, "d"), format=name,
+                                  data=np.frombuffer(header + body, np.uint8))
+    else:
+        message = compressed(stored, name, before=header if form == "depth" else b"")
+    before = messages.decode_image(message)
+    (_, _, noisy), = run(["depth:noise=0.5@0-"], [("depth", START, message)])
+    after, unit = messages.decode_image(noisy), 1000 if encoding == "16UC1" else 1
+    assert after.dtype == before.dtype
+    assert np.array_equal(after > 0, before > 0) and (before > 0).any() and not (before > 0).all()
+    assert np.std(after[after > 0] / unit) == pytest.approx(0.5, rel=0.1)
+
+
+@pytest.mark.parametrize("data", [b"", b"no file", cv2.imencode(".jpg", np.zeros((9, 9), np.uint8))[1].tobytes()[:80]])
+def test_a_file_that_is_broken_already_stays_so(data):
+    message = CompressedImage(header=messages.encode_header(TYPES, START, "camera"), format="jpeg",
+                              data=np.frombuffer(data, np.uint8))
+    (_, _, noisy), = run(["rgb:noise@0-"], [("rgb", START, message)])
+    assert bytes(noisy.data) == data
+
+
+# ------------------------------------------------------------------------------------------------ packets and lists
 
 def packet(payload: np.ndarray, stamp_ns: int = START, seq: int = 0):
     return EventPacket(header=messages.encode_header(TYPES, stamp_ns, "event"), height=480, width=640, seq=seq,
@@ -202,13 +280,56 @@ def test_a_corrupt_event_packet_ends_within_a_word(words):
         assert len(corrupt.events) % 2 == 1 and len(corrupt.events) <= max(1, len(whole))
 
 
-def test_a_list_of_events_and_packed_data_can_be_noisy_no_more_than_corrupt_lists_can():
-    array_type = typestore().types["dvs_msgs/msg/EventArray"]
+def events_of(encoding, payload, is_bigendian=False):
+    return PacketDecoder(encoding).feed(np.asarray(payload), START, is_bigendian)
+
+
+EVENT_COUNT = 400
+
+
+@pytest.mark.parametrize(("encoding", "is_bigendian"), [
+    ("evt3", False), ("evt3", True), ("libcaer_cmp", False), ("libcaer", True), ("mono", False), ("mono", True)])
+def test_noise_moves_the_pixels_of_packed_events_and_nothing_else(encoding, is_bigendian):
+    random = np.random.default_rng(0)
+    first, second = random.integers(0, 300, EVENT_COUNT), random.integers(0, 200, EVENT_COUNT)
+    us, on = 70_000 + np.arange(EVENT_COUNT) * 3, random.integers(0, 2, EVENT_COUNT)
+    if encoding in ("evt3", "libcaer_cmp"):
+        y, x, base, vector, low, high = (0, 2, 3, 5, 6, 8) if encoding == "evt3" else (2, 3, 4, 5, 1, 0)
+        words = [[high << 12 | us[k] >> 12, low << 12 | us[k] & 0xFFF, y << 12 | second[k],
+                  x << 12 | on[k] << 11 | first[k], base << 12 | first[k], vector << 12 | 0b101]
+                 for k in range(EVENT_COUNT)]
+        payload = np.array(words, "u2").ravel().astype(">u2" if is_bigendian else "<u2").view(np.uint8)
+    elif encoding == "libcaer":
+        payload = np.stack([first << 17 | second << 2 | on << 1 | 1, us], -1).astype("<u4").reshape(-1).view(np.uint8)
+    else:
+        values = on.astype(np.uint64) << 63 | (second << 48 | first << 32 | us).astype(np.uint64)
+        payload = values.astype(">u8" if is_bigendian else "<u8").view(np.uint8)
+    message = packet(payload)
+    message.encoding, message.is_bigendian = encoding, is_bigendian
+    (_, _, noisy), = run(["event:noise=4@0-"], [("event", START, message)])
+    before, after = (events_of(encoding, one.events, is_bigendian) for one in (message, noisy))
+    assert len(before) == len(after) >= EVENT_COUNT and np.array_equal(before.t, after.t)
+    assert np.array_equal(before.p, after.p) and bytes(message.events) == payload.tobytes()
+    for axis in "xy":
+        old, new = getattr(before, axis).astype(int), getattr(after, axis).astype(int)
+        inner = (old > 20) & (old < old.max() - 20)
+        assert np.std((new - old)[inner]) == pytest.approx(4, rel=0.15) and new.min() >= 0 and new.max() <= old.max()
+
+
+def test_noise_and_corruption_of_a_list_of_events():
+    made = typestore().types
+    events = [made["dvs_msgs/msg/Event"](x=100 + k, y=50, ts=TYPES.Time(sec=1000, nanosec=k), polarity=True)
+              for k in range(50)]
     header = messages.encode_header(TYPES, START, "event")
-    with pytest.raises(FaultError, match="EventArray has no bytes"):
-        run(["event:corrupt@0-"], [("event", START, array_type(header=header, height=4, width=4, events=[]))])
-    with pytest.raises(FaultError, match="noise on .*EventPacket 'evt3' is not defined"):
-        run(["event:noise@0-"], [("event", START, packet(np.zeros(8, np.uint8)))])
+    message = made["dvs_msgs/msg/EventArray"](header=header, height=480, width=640, events=events)
+    (_, _, noisy), = run(["event:noise@0-"], [("event", START, message)])
+    before, after = messages.decode_events(message), messages.decode_events(noisy)
+    assert np.array_equal(before.t, after.t) and (before.x != after.x).any() and (before.y >= after.y).all()
+    assert before.x.tolist() == list(range(100, 150))
+    for listed in (events, []):     # of another camera than camera_info's: no lane takes it
+        message.events = listed
+        (_, _, corrupt), = run(["event:corrupt@0-"], [("event", START, message)])
+        assert (corrupt.width, message.width) == (641, 640)
 
 
 def test_noise_on_what_is_broken_already_leaves_it_so():

@@ -15,6 +15,7 @@ from mss_perception.camera import Camera
 from mss_perception.lane import LaneInvalid
 from mss_perception.lidar import LidarLane, point_times_ns
 from mss_perception.messages import MessageError, bag_types
+from mss_perception.messages.clouds import MAX_FIELDS
 from mss_perception.projection import Motion
 
 TYPES = bag_types()
@@ -136,6 +137,13 @@ def test_empty_clouds_are_empty_not_errors():
 def test_inconsistent_clouds_are_refused_by_name(changes, named):
     with pytest.raises(MessageError, match=named):
         messages.decode_cloud(xyz_cloud(**changes))
+
+
+def test_a_cloud_of_countless_fields_is_refused():
+    fields = [field(f"f{k}", 0, 2) for k in range(MAX_FIELDS + 1)]
+    assert len(messages.decode_cloud(cloud(bytes(4), fields[:-1], 1, 1, 4, 4)).names) == MAX_FIELDS
+    with pytest.raises(MessageError, match="cloud has 257 fields; at most 256"):
+        messages.decode_cloud(cloud(bytes(4), fields, 1, 1, 4, 4))
 
 
 def test_a_missing_field_is_named_with_those_there():

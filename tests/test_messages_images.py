@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Picture
 from rosbags.typesys import Stores, get_typestore
+from rvl_writer import rvl
 
 from mss_perception.camera import MAX_PIXELS
 from mss_perception.messages import MessageError, bag_types, decode_image, encode_header
@@ -268,36 +269,6 @@ def test_rclpys_compressed_images_are_read_alike():
 
 
 # ------------------------------------------------------------------------------------------------ compressedDepth
-
-def rvl(values) -> bytes:
-    """Wilson's encoder, written down from his paper."""
-    nibbles: list[int] = []
-
-    def number(value: int) -> None:
-        while True:
-            low, value = value & 7, value >> 3
-            nibbles.append(low | (8 if value else 0))
-            if not value:
-                return
-
-    previous = 0
-    rest = [int(value) for value in np.asarray(values).ravel()]
-    while rest:
-        zeros = len(list(itertools.takewhile(lambda value: value == 0, rest)))
-        rest = rest[zeros:]
-        others = list(itertools.takewhile(lambda value: value != 0, rest))
-        rest = rest[len(others):]
-        number(zeros)
-        number(len(others))
-        for value in others:
-            delta = value - previous
-            number(2 * delta if delta >= 0 else -2 * delta - 1)
-            previous = value
-    nibbles += [0] * (-len(nibbles) % 8)
-    words = [sum(nibble << (28 - 4 * k) for k, nibble in enumerate(nibbles[at:at + 8]))
-             for at in range(0, len(nibbles), 8)]
-    return struct.pack(f"<{len(words)}I", *words)
-
 
 def compressed_depth(stored: np.ndarray, encoding: str, codec: str, a=0.0, b=0.0):
     """As codec.cpp puts it together: header, then the file or the size and RVL."""

@@ -12,6 +12,7 @@ from mss_perception.messages.common import MessageError, encode_header, no_data,
 
 # sensor_msgs/PointField.datatype -> numpy
 POINT_TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 8: "f8"}
+MAX_FIELDS = 256        # several times what any driver sends
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def decode_cloud(msg) -> Cloud:
     if count and len(msg.data) < row_step * height:
         raise MessageError(f"cloud data has {len(msg.data)} bytes; row_step {row_step} x height {height} = "
                            f"{row_step * height}")
+    if len(msg.fields) > MAX_FIELDS:
+        raise MessageError(f"cloud has {len(msg.fields)} fields; at most {MAX_FIELDS} are read")
     names, formats, offsets = [], [], []
     for field in msg.fields:
         if field.datatype not in POINT_TYPES:

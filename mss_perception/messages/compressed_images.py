@@ -40,11 +40,10 @@ def decompress(msg, size: tuple[int, int] | None) -> tuple[np.ndarray, str]:
     is ignored, as camera_info knows nothing of it. size: the (height, width) that it must have, checked before anything
     is decoded: a small file may hold a huge picture. Raises MessageError.
     """
-    encoding, _, codec = (part.strip() for part in msg.format.partition(";"))
-    data, is_depth = raw_bytes(msg.data), encoding in DEPTH_ENCODINGS
-    # The first releases of compressedDepth wrote nothing but the encoding.
-    if "compressedDepth" in codec or is_depth and not codec and _codec(data) is None:
+    encoding, codec, data = _parts(msg)
+    if "compressedDepth" in codec:
         return _compressed_depth(data, encoding, codec.replace("compressedDepth", "").strip(), size), encoding
+    is_depth = encoding in DEPTH_ENCODINGS
     image = _decode_file(data, msg.format, size)
     if image.ndim == 3:
         # A file says which channel is red, except that "compressed rgb" means that it was written as blue.
@@ -58,6 +57,32 @@ def decompress(msg, size: tuple[int, int] | None) -> tuple[np.ndarray, str]:
         return image, "16UC1"
     # image_transport makes JPEG of the grey picture, not of the mosaic.
     return _upper_byte(image), encoding.replace("16", "8") if is_mosaic and "mono8" not in codec else "mono8"
+
+
+def recompress(msg, pixels: np.ndarray) -> tuple[str, bytes]:
+    """`format` and `data` of a CompressedImage like msg, but with these pixels, which are as `decompress` gives them.
+
+    In the same codec, but PNG in place of RVL; JPEG is lossy, of course.
+    """
+    encoding, codec, data = _parts(msg)
+    if "compressedDepth" not in codec:
+        return msg.format, cv2.imencode(".jpg" if _codec(data) == "JPEG" else ".png", pixels)[1].tobytes()
+    if encoding == "32FC1":
+        _, a, b = DEPTH_HEADER.unpack_from(data)
+        measured = pixels > 0       # False for NaN
+        codes = np.rint(np.float32(a) / np.where(measured, pixels, 1) + np.float32(b))
+        pixels = np.where(measured, np.clip(codes, 1, 65535), 0).astype(np.uint16)
+    return (f"{encoding}; compressedDepth png",
+            data[:DEPTH_HEADER.size].tobytes() + cv2.imencode(".png", pixels)[1].tobytes())
+
+
+def _parts(msg) -> tuple[str, str, np.ndarray]:
+    """Encoding, codec and data of a CompressedImage."""
+    encoding, _, codec = (part.strip() for part in msg.format.partition(";"))
+    data = raw_bytes(msg.data)
+    # The first releases of compressedDepth wrote nothing but the encoding.
+    is_first = encoding in DEPTH_ENCODINGS and not codec and _codec(data) is None
+    return encoding, "compressedDepth" if is_first else codec, data
 
 
 def _upper_byte(image: np.ndarray) -> np.ndarray:

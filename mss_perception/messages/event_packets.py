@@ -17,6 +17,7 @@ event_camera_msgs, the decoders of event_camera_codecs, libcaer's polarity.h.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,17 @@ UNUSUAL = sum(1 << kind for kind in (VECTOR_BASE, VECTOR_12, VECTOR_8, TRIGGER, 
 # libcaer_cmp's kinds 0 to 5 in EVT 3.0's numbers; it has no others.
 FROM_LIBCAER = np.array([TIME_HIGH, TIME_LOW, HELD, EVENT, VECTOR_BASE, VECTOR_8] + [RESERVED[0]] * 10, np.uint16)
 LONGEST_VECTOR = 12
+# A packet may hold so many; at 1e9 events a second, more than sensors give, those of 16 ms. Vectors make 12 of a word,
+# 156 bytes of 2.
+MAX_EVENTS = 1 << 24
+# Where coordinates are: bytes of a word or an event; lowest bit, number of bits, and the kind of words, None for all.
+PIXELS = {
+    "evt3": (2, [(0, 11, HELD), (0, 11, EVENT), (0, 11, VECTOR_BASE)]),
+    "libcaer_cmp": (2, [(0, 11, 2), (0, 11, 3), (0, 11, 4)]),
+    "libcaer": (8, [(17, 15, None), (2, 15, None)]),
+    "mono": (8, [(32, 16, None), (48, 15, None)]),
+    "trigger": (8, []),
+}
 # Bits of a vector word -> positions of those that are set (4096, 12), and how many there are (4096,).
 POSITIONS = np.array([([k for k in range(12) if bits >> k & 1] + [0] * 12)[:12] for bits in range(4096)], np.uint16)
 SET_BITS = np.array([bin(bits).count("1") for bits in range(4096)], np.uint8)
@@ -75,9 +87,7 @@ class PacketDecoder:
     """
 
     def __init__(self, encoding: str):
-        if encoding not in ENCODINGS:
-            raise MessageError(f"event packet encoding {encoding!r} is not supported; supported: "
-                               f"{', '.join(ENCODINGS)}")
+        check_encoding(encoding)
         self.encoding = encoding
         self._rest = np.empty(0, np.uint8)      # bytes of a word or an event whose end is still to come
         self._time_base: int | None = None
@@ -103,7 +113,11 @@ class PacketDecoder:
             state[EPOCH] += (t - now + WRAP_US // 2) // WRAP_US * WRAP_US
 
     def feed(self, payload: np.ndarray, time_base_ns: int = 0, is_bigendian: bool = False) -> SensorEvents:
-        """Events of a packet's payload (N,) uint8, or of the next piece of it, with the packet's time_base."""
+        """Events of a packet's payload (N,) uint8, or of the next piece of it, with the packet's time_base.
+
+        Raises MessageError for more than MAX_EVENTS, before anything is reserved for them; what it was of the stream is
+        lost then: forget().
+        """
         data = np.concatenate([self._rest, payload]) if len(self._rest) else payload
         size = 2 if self.encoding in ("evt3", "libcaer_cmp") else 8
         whole = len(data) - len(data) % size
@@ -111,6 +125,9 @@ class PacketDecoder:
         is_next, self._time_base = time_base_ns != self._time_base, time_base_ns
         if is_next:
             self._last = None
+        if size == 8 and whole > 8 * MAX_EVENTS:
+            raise MessageError(f"event packet of {whole} bytes holds {whole // 8} events; at most {MAX_EVENTS} are "
+                               "decoded")
         order = ">" if is_bigendian else "<"
         if self.encoding == "evt3":
             return self._words(data.view(order + "u2"), 0)
@@ -136,6 +153,9 @@ class PacketDecoder:
     def _words(self, words: np.ndarray, time_base_ns: int) -> SensorEvents:
         words = words.astype(np.uint16)         # a copy: aligned, whatever the message is
         count, triggers = count_words(words)
+        if count + triggers > MAX_EVENTS:
+            raise MessageError(f"event packet of {2 * len(words)} bytes holds {count} events and {triggers} triggers; "
+                               f"at most {MAX_EVENTS} are decoded")
         room = count + LONGEST_VECTOR
         shared, along, t, p = (np.empty(room, kind) for kind in (np.uint16, np.uint16, np.int64, bool))
         trigger_times = np.empty(triggers, np.int64)
@@ -158,6 +178,31 @@ class PacketDecoder:
         if self.encoding == "trigger":
             return SensorEvents(*(np.empty(0, kind) for kind in (np.uint16, np.uint16, np.int64, bool)), t, begin, end)
         return SensorEvents(x.astype(np.uint16), y.astype(np.uint16), t, p > 0, np.empty(0, np.int64), begin, end)
+
+
+def disturb_pixels(payload: np.ndarray, encoding: str, is_bigendian: bool,
+                   change: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """A payload (N,) uint8 with other pixels, else as it is: for faults that are made on purpose.
+
+    change: all values of one kind of coordinate -> as many others, each as often as it is sent. Raises MessageError for
+    an unknown encoding.
+    """
+    check_encoding(encoding)
+    size, places = PIXELS[encoding]
+    order = ">" if is_bigendian and encoding != "libcaer" else "<"
+    changed = payload.copy()
+    words = changed[:len(changed) // size * size].view(f"{order}u{size}")
+    for lowest, bits, kind in places:
+        mask = words.dtype.type((1 << bits) - 1)
+        at = np.flatnonzero(words >> 12 == kind) if kind is not None else np.arange(len(words))
+        values = change((words[at] >> lowest & mask).astype(np.int64)).astype(words.dtype) & mask
+        words[at] = words[at] & ~(mask << lowest) | values << lowest
+    return changed
+
+
+def check_encoding(encoding: str) -> None:
+    if encoding not in ENCODINGS:
+        raise MessageError(f"event packet encoding {encoding!r} is not supported; supported: {', '.join(ENCODINGS)}")
 
 
 @compiled
