@@ -11,10 +11,14 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-MODALITIES: tuple[str, ...] = ("rgb", "depth", "event", "lidar", "radar")
-"""Every known modality, in the canonical order (the order of the published models)."""
+MODALITIES: tuple[str, ...] = ("rgb", "depth", "event", "lidar", "radar", "aolp", "dolp", "nir")
+"""Every known modality, in the canonical order (the order of the published models).
+
+aolp and dolp are angle and degree of linear polarisation, nir is near infrared: of a data set, no lane makes them."""
 DELIVER_MODALITIES = MODALITIES[:4]
 """Those of the DELIVER data set, with which most published models work."""
+MUSES_MODALITIES = ("rgb", "event", "lidar", "radar")
+MCUBES_MODALITIES = ("rgb", "aolp", "dolp", "nir")
 
 
 class ModalityError(ValueError):
@@ -43,6 +47,7 @@ class Scheme:
     version: int = 1
 
 
+_LEVELS = {"zero": Parameter(128, 0, 255)}
 _DISTANCE = {"max_m": Parameter(80.0, 0.1, 1000.0, above="near_m"), "near_m": Parameter(1.0, 0.01, 100.0)}
 
 SCHEMES: dict[str, Scheme] = {
@@ -90,6 +95,16 @@ SCHEMES: dict[str, Scheme] = {
     "deliver_depth": Scheme("depth"),
     "deliver_event": Scheme("event"),
     "deliver_lidar": Scheme("lidar"),
+    # The public MUSES images as its SDK projects and writes them and the any-modal papers' code reads them: the high
+    # bytes of the files, channels in the files' order. No sensor lane makes them.
+    "muses_event": Scheme("event"),
+    "muses_lidar": Scheme("lidar"),
+    "muses_radar": Scheme("radar"),
+    # Of MCubeS: c0 = zero + gain sin, c1 = zero + gain cos, c2 = c0, of the angle of polarisation as the data set has
+    # them (not quite in -1..1); zero + gain dolp in all three; 255 nir, 0..1, in all three. Rounded, clipped to 0..255.
+    "aolp_sin_cos": Scheme("aolp", _LEVELS | {"gain": Parameter(46.0, 0.01, 255.0)}),
+    "dolp": Scheme("dolp", {"zero": Parameter(70, 0, 255), "gain": Parameter(125.0, 0.01, 255.0)}),
+    "nir": Scheme("nir"),
 }
 """Every known encoding by name. A channel of 1 + 254 x is rounded and clipped to 1..255, for 0 is "nothing here"."""
 
@@ -99,7 +114,7 @@ NO_INTENSITY = 1
 
 @dataclass(frozen=True)
 class Encoding:
-    """How a modality's image, uint8 (H, W, 3) with 0 = "nothing here", is made and normalised.
+    """How a modality's image, uint8 (H, W, 3), is made and normalised. `nothing`, mostly 0, is "nothing here".
 
     The network sees `(image / 255 - mean) / std`, per channel. `params` are the scheme's, each of them: what is not
     given takes its default. Raises ModalityError for anything that SCHEMES does not allow.
@@ -132,6 +147,11 @@ class Encoding:
     def to_dict(self) -> dict:
         """A JSON-ready dict from which `from_dict` makes an equal Encoding."""
         return dataclasses.asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
+
+    @property
+    def nothing(self) -> int:
+        """The value, in every channel, of a pixel that holds nothing: of padding, say."""
+        return int(self.params.get("zero", 0))
 
     @classmethod
     def from_dict(cls, values: Mapping) -> Encoding:
@@ -182,12 +202,21 @@ def canonical_order(modalities: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in MODALITIES if name in chosen)
 
 
+def _centred(modality: str, name: str) -> Encoding:
+    """With the normalisation that gives the network the data set's own values: (c - zero) / gain."""
+    params = Encoding(modality, name).params
+    return Encoding(modality, name, mean=(params["zero"] / 255,) * 3, std=(params["gain"] / 255,) * 3)
+
+
 DEFAULT_ENCODINGS: dict[str, Encoding] = {
     "rgb": Encoding("rgb", "rgb", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),  # the ImageNet statistics
     "depth": Encoding("depth", "metric_depth"),
     "event": Encoding("event", "on_off_counts"),
     "lidar": Encoding("lidar", "range_intensity_height"),
     "radar": Encoding("radar", "range_intensity_doppler"),
+    "aolp": _centred("aolp", "aolp_sin_cos"),
+    "dolp": _centred("dolp", "dolp"),
+    "nir": Encoding("nir", "nir"),
 }
 
 DELIVER_ENCODINGS: dict[str, Encoding] = {
@@ -195,3 +224,11 @@ DELIVER_ENCODINGS: dict[str, Encoding] = {
     "lidar": Encoding("lidar", "deliver_lidar"),
 }
 """Of the public DELIVER images, which the public models were trained on: everything but rgb is only divided by 255."""
+
+_RAW: dict = {"std": (1 / 255,) * 3}  # the network is given 0..255
+
+PUBLISHED_MUSES_ENCODINGS: dict[str, Encoding] = {
+    "rgb": Encoding("rgb", "rgb", **_RAW), "event": Encoding("event", "muses_event", **_RAW),
+    "lidar": Encoding("lidar", "muses_lidar", **_RAW), "radar": Encoding("radar", "muses_radar", **_RAW),
+}
+"""Of the projected MUSES images, which the any-modal papers train on without any normalisation."""

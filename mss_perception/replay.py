@@ -11,6 +11,8 @@ same labels and the same figures except latencies. In DIR:
 
 A run that was interrupted goes on with --resume: the bag is read again from its start, because decoders and hysteresis
 have a state, but what frames.jsonl already holds is neither projected nor segmented again.
+
+Exit status: 0 done, 1 done without a single output, and why is said, 2 bad input.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ import json
 import logging
 import re
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +32,15 @@ from tqdm import tqdm
 from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from mss_models.modality import Encoding
 from mss_models.runtime import OptionError, open_runtime
-from mss_perception import scoring
+from mss_perception import calibration, scoring
 from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
 from mss_perception.calibration import CalibrationError
-from mss_perception.config import Config, ConfigError
+from mss_perception.config import Config, ConfigError, absolute
 from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule
 from mss_perception.message_types import ACCEPTED
 from mss_perception.messages import MessageError, decode_image, stamp_ns
-from mss_perception.pipeline import Output, Pipeline
+from mss_perception.options import at_least, duration
+from mss_perception.pipeline import REJECTED, Output, Pipeline
 from mss_perception.recording import Run, RunError
 from mss_perception.report import Report, write_report
 
@@ -71,6 +74,8 @@ class Replay:
             config.set("publish_points", True)
         self.config, self.write_bag, self.report, self.progress = config, write_bag, report, progress
         self.bag = bag_summary(bag)
+        if Path(out).exists() and not Path(out).is_dir():
+            raise ReplayError(f"--out {out} is a file; name a folder")
         if Path(bag).resolve().is_relative_to(Path(out).resolve()):
             raise ReplayError(f"--out {out} contains the bag {bag}, which results could overwrite; name another folder")
         self.roles = roles_in(self.bag, config)
@@ -99,7 +104,7 @@ class Replay:
     def __call__(self) -> dict:
         """Replay, write the results, and return the content of metrics.json."""
         now_ns = self.start_ns
-        self._calibrate()
+        calibrate(self.pipeline, self.bag.path, self.roles, without={fault.role for fault in self.schedule.faults})
         with self.run:
             for topic, now_ns, message in self.schedule.apply(self._messages(), self.start_ns):
                 self.counts[topic]["received"] += 1
@@ -110,22 +115,6 @@ class Replay:
             if not touched:
                 log.warning("fault %s met no message; the bag lasts %.1f s", fault, self.duration_sec)
         return self._conclude()
-
-    def _calibrate(self) -> None:
-        """Each first camera_info and static transform of the bag counts from its start, as a calibration file would.
-
-        Otherwise what the other sensors saw before the first image would have no grid. Faulted ones are left out.
-        """
-        faulted = {fault.role for fault in self.schedule.faults}
-        wanted = [topic for topic, role in self.roles.items()
-                  if (role.endswith("/info") or role == "tf_static") and role not in faulted]
-        unseen = set(wanted)
-        for topic, receive_ns, message in read_bag(self.bag.path, wanted) if wanted else ():
-            if topic in unseen:
-                self.pipeline.receive(self.roles[topic], message, receive_ns)
-                unseen.remove(topic)
-            if not unseen:
-                break
 
     def _messages(self) -> Iterator[tuple[str, int, object]]:
         """(topic, receive time, message) of the bag up to the limit, before any fault."""
@@ -162,6 +151,33 @@ class Replay:
         """What the masks should be, once the bag has been read."""
         return expected_masks(self.schedule.faults, self.config, self.start_ns, self.stamps, self.runtime.encodings)
 
+    def why_no_output(self) -> str:
+        """What is wrong when there is no output, after the call; '' when there are some."""
+        if self.pipeline.outputs:
+            return ""
+        if self.pipeline.ticks:
+            reasons = Counter(f"{name} is {state['state']}" + (f", {state['reason']}" if state.get("reason") else "")
+                              for record in self.run.records for name, state in record["inputs"].items()
+                              if not record["mask"][name] and state["state"] != "DISABLED")
+            dropped = ", ".join(f"{count} as {reason}" for reason, count in self.pipeline.dropped.items())
+            return (f"all {self.pipeline.ticks} sets were dropped, {dropped}; most often "
+                    + "; ".join(reason for reason, _ in reasons.most_common(len(self.pipeline.inputs))))
+        return (f"nothing opened a set in {self.duration_sec:g} s: "
+                + "; ".join(self._silence(name) for name in self.config.collector.tick_source
+                            if name in self.pipeline.inputs))
+
+    def _silence(self, name: str) -> str:
+        """Why an input opened no set."""
+        count = next((self.counts[topic] for topic, role in self.roles.items() if role == name), None)
+        if not count or not count["sent"]:
+            return f"{name} has no message"
+        if not count["received"]:
+            return f"the faults took all {count['sent']} messages of {name}"
+        counters = self.pipeline.collector.input_counters[name]
+        why = [text for reason, text in REJECTED.items() if counters[reason]]
+        return f"{name} has {count['received']} messages, {counters['accepted']} of use" + (f": {'; '.join(why)}"
+                                                                                             if why else "")
+
     def _conclude(self) -> dict:
         """metrics.json, report.html, the pictures, the bag."""
         faults, labels = self.schedule.faults, self.runtime.labels
@@ -181,6 +197,23 @@ class Replay:
              "Faults": " · ".join(map(str, faults)) or "none"},
             self.runtime.card))
         return metrics
+
+
+def calibrate(pipeline: Pipeline, bag: Path, roles: Mapping[str, str], without: Collection[str] = ()) -> None:
+    """Each first camera_info and static transform of the bag counts from its start, as a calibration file would.
+
+    Otherwise what the other sensors saw before the first image would have no grid. roles: by topic. without: these
+    roles are left out.
+    """
+    wanted = [topic for topic, role in roles.items()
+              if (role.endswith("/info") or role == "tf_static") and role not in without]
+    unseen = set(wanted)
+    for topic, receive_ns, message in read_bag(bag, wanted) if wanted else ():
+        if topic in unseen:
+            pipeline.receive(roles[topic], message, receive_ns)
+            unseen.remove(topic)
+        if not unseen:
+            break
 
 
 def expected_masks(faults: Sequence[Fault], config: Config, start_ns: int, stamps: Mapping[str, Sequence[int]],
@@ -251,10 +284,13 @@ def roles_in(bag: BagSummary, config: Config) -> dict[str, str]:
             raise ReplayError(f"topic {topic} ({role}) of bag {bag.path} is {bag.topics[topic].type}; {role} can be "
                               + ", ".join(known))
     target, = config.target_cameras
-    info = "/" + config.inputs[target].info_topic.lstrip("/")
+    info = absolute(config.inputs[target].info_topic)
     if info not in roles and not config.calibration_file:
         raise ReplayError(f"bag {bag.path} lacks {info} (camera_info of the target camera {target}) and no "
                           f"calibration_file is given; {hint}")
+    if config.calibration_file:
+        for remark in calibration.load(config.calibration_file).foreign(config.inputs):
+            log.warning(remark)
     missing = [f"{topic} ({role})" for topic, role in wanted.items() if role in config.inputs and topic not in roles]
     if missing:
         log.warning("the bag has no %s: replayed without", ", ".join(missing))
@@ -275,7 +311,7 @@ def configuration(options: argparse.Namespace) -> Config:
             raise ReplayError(f"--topic {setting}: must be ROLE=TOPIC with a role of {', '.join(known)}")
         config.set(known[role], topic)
     if options.size:
-        size = re.fullmatch(r"(\d+)x(\d+)", options.size)
+        size = re.fullmatch(r"([1-9][0-9]{,4})x([1-9][0-9]{,4})", options.size)
         if not size:
             raise ReplayError(f"--size {options.size}: must be WIDTHxHEIGHT, e.g. 512x512")
         config.set("width", int(size[1]))
@@ -295,12 +331,12 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--topic", action="append", default=[], metavar="ROLE=TOPIC",
                         help="where a role's messages are, e.g. rgb=/cam/front/image or rgb/info=/cam/front/info")
     parser.add_argument("--fault", action="append", default=[], metavar="FAULT", help="put a fault in, see below")
-    parser.add_argument("--seed", type=int, default=0, help="of the faults' randomness (default 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the faults' randomness (default 0)")
     parser.add_argument("--size", metavar="WxH", help="size of the network's images; the checkpoint's when not given")
     parser.add_argument("--view", default="", help="of several target_cameras, the one to replay (default: the first)")
     parser.add_argument("--points", default="", choices=["pcd", "ply"],
                         help="also write the labelled points of each set, in this format")
-    parser.add_argument("--limit", type=float, metavar="SEC", help="stop after this much of the bag")
+    parser.add_argument("--limit", type=duration, metavar="SEC", help="stop after this much of the bag")
     parser.add_argument("--write-bag", action="store_true", help="also write labels, confidence and masks as a bag")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
     parser.add_argument("--no-report", action="store_true", help="leave report.html and the pictures out")
@@ -312,18 +348,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        metrics = Replay(options.bag, options.out, configuration(options), options.fault, options.seed,
-                         view=options.view, write_bag=options.write_bag, points=options.points,
-                         limit_sec=options.limit, resume=options.resume, report=not options.no_report,
-                         progress=not options.quiet)()
+        run = Replay(options.bag, options.out, configuration(options), options.fault, options.seed,
+                     view=options.view, write_bag=options.write_bag, points=options.points,
+                     limit_sec=options.limit, resume=options.resume, report=not options.no_report,
+                     progress=not options.quiet)
+        metrics = run()
     except USER_ERRORS as error:
         print(f"replay: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"replay: cannot write {error.filename or options.out}: {error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"replay: interrupted; --resume goes on with {options.out}", file=sys.stderr)
         return 130
     print(table(metrics))
-    print(f"report: {options.out / 'report.html'}")
+    if not options.no_report:
+        print(f"report: {options.out / 'report.html'}")
+    if why := run.why_no_output():
+        print(f"replay: no output: {why}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -19,6 +19,7 @@ from mss_perception.projection import Motion
 from training.batches import check_augmentation
 from training.datasets.deliver import Deliver, recording_card
 from training.datasets.memory import memory_bytes
+from training.datasets.opening import open_dataset
 from training.datasets.sample import DatasetError, Sample
 from training.recipe import RecipeError, override
 from training.recipes import find_recipe
@@ -61,7 +62,7 @@ def test_images_labels_and_encodings(tmp_path):
         tmp_path / "semantic/sun/train/MAP_1_point1/000001_semantic_front.png")
     Image.fromarray(images["lidar"][:, :, 0]).save(  # one channel is repeated
         tmp_path / "lidar/sun/train/MAP_1_point1/000001_lidar_front.png")
-    sample = Deliver(tmp_path, "train", depth_encoding="metric")[0]
+    sample = Deliver(tmp_path, "train", variant="metric")[0]
     np.testing.assert_array_equal(sample.labels, labels)
     for name in ("rgb", "depth", "event"):
         np.testing.assert_array_equal(sample.images[name], images[name])
@@ -69,11 +70,67 @@ def test_images_labels_and_encodings(tmp_path):
     assert not sample.labels.flags.writeable and not sample.images["rgb"].flags.writeable
 
 
+@pytest.mark.parametrize("small, size", [(26, 104), (51, 104), (128, 260), (33, 64)])
+def test_events_are_resized_as_torch_does(tmp_path, small, size):
+    images, labels = paint(np.random.default_rng(2), size)
+    event = np.random.default_rng(3).integers(0, 256, (small, small, 3), dtype=np.uint8)
+    write_frame(tmp_path, "fog", "test", "MAP_1_point1_eventlowres", "000001", images | {"event": event}, labels)
+    expected = torch.nn.functional.interpolate(torch.from_numpy(event).permute(2, 0, 1)[None], (size, size))[0]
+    np.testing.assert_array_equal(Deliver(tmp_path, "test", ["event"])[0].images["event"],
+                                  expected.permute(1, 2, 0).numpy())
+
+
+def test_variants_of_the_depth(tmp_path):
+    tree = write_tree(tmp_path / "public", {"val": 1}, recorded=False)
+    images, _ = paint(np.random.default_rng(7), 64)
+    for path in (tree / "depth").rglob("*.png"):
+        copy = tree / "hha" / path.relative_to(tree / "depth")
+        copy.parent.mkdir(parents=True)
+        Image.fromarray(images["rgb"]).save(copy)
+    usual, metric, cafuser = (Deliver(tree, "val", variant=one) for one in ("", "metric", "cafuser"))
+    assert (usual.variant, usual.encodings["depth"].name) == ("hha", "hha")
+    np.testing.assert_array_equal(usual[0].images["depth"], images["rgb"])
+    np.testing.assert_array_equal(cafuser[0].images["depth"], images["rgb"])
+    assert metric.frames[0].images["depth"].is_relative_to(tree / "depth")
+    assert metric.encodings["depth"].name == "deliver_depth" and metric.encodings["lidar"].mean == (0, 0, 0)
+    one = cafuser.encodings["depth"]  # 110.35 of 255 becomes 0, one deviation more is 1
+    np.testing.assert_allclose((np.array([110.35 + 44.37, 66.51, 117.08]) / 255 - one.mean) / one.std, [1, 0, 0],
+                               atol=1e-9)
+    assert cafuser.encodings["rgb"] == usual.encodings["rgb"]
+    for data in (usual, metric, cafuser):  # a checkpoint is scored on what it learned
+        assert open_dataset(tree, "val", data.modalities, encodings=data.encodings).variant == data.variant
+    assert open_dataset(tree, "val", ["rgb"], encodings=cafuser.encodings).variant == "hha"
+    with pytest.raises(DatasetError, match="DELIVER has no variant 'rgbd'; choose from hha, metric, cafuser"):
+        Deliver(tree, "val", variant="rgbd")
+    recorded = write_tree(tmp_path / "own", {"val": 1})
+    assert Deliver(recorded, "val").variant == "metric"
+
+
+def test_a_recording_may_have_radar_and_classes_of_its_own(tmp_path):
+    tree = write_tree(tmp_path, {"val": 1})
+    encodings = json.loads((tree / "encodings.json").read_text())
+    encodings["radar"] = DEFAULT_ENCODINGS["radar"].to_dict()
+    (tree / "encodings.json").write_text(json.dumps(encodings))
+    for path in (tree / "lidar").rglob("*.png"):
+        copy = tree / "radar" / path.relative_to(tree / "lidar").with_name(path.name.replace("lidar", "radar"))
+        copy.parent.mkdir(parents=True)
+        copy.write_bytes(path.read_bytes())
+    data = open_dataset(tree, "val")
+    assert data.modalities == (*DELIVER_MODALITIES, "radar")
+    np.testing.assert_array_equal(data[0].images["radar"], data[0].images["lidar"])
+    classes = {"name": "own", "names": [f"class {i}" for i in range(10)], "palette": [[i, 0, 0] for i in range(10)],
+               "ignore_id": 255}
+    (tree / "labels.json").write_text(json.dumps(classes))
+    assert open_dataset(tree, "val").labels.to_dict() == classes
+    with pytest.raises(DatasetError, match=r"raw label ids \[13\] are out of range; 1..10 are classes"):
+        open_dataset(tree, "val")[0]
+
+
 def test_low_resolution_events_are_resized_nearest(tmp_path):
     images, labels = paint(np.random.default_rng(2), 32)
     small = np.random.default_rng(3).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     write_frame(tmp_path, "fog", "test", "MAP_1_point1_eventlowres", "000001", images | {"event": small}, labels)
-    data = Deliver(tmp_path, "test", depth_encoding="metric")
+    data = Deliver(tmp_path, "test", variant="metric")
     assert data.frames[0].case == "eventlowres"
     np.testing.assert_array_equal(data[0].images["event"], small.repeat(4, 0).repeat(4, 1))
     write_frame(tmp_path, "fog", "test", "MAP_1_point1_eventlowres", "000001", images | {"lidar": small}, labels)

@@ -9,12 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from training.datasets.deliver import Deliver
+from training.datasets.dataset import Dataset
 from training.recipe import Recipe, RecipeError
 from training.transforms import INTENSITY, augment, collate, draw_present
 
 
-def prefetch(dataset: Deliver, recipe: Recipe, start: int, end: int,
+def prefetch(dataset: Dataset, recipe: Recipe, start: int, end: int,
              workers: int = 2) -> Iterator[tuple[int, list[str], dict]]:
     """(iteration, frame names, batch) of iterations start..end-1, made ahead by threads."""
     with ThreadPoolExecutor(workers) as pool:
@@ -26,26 +26,35 @@ def prefetch(dataset: Deliver, recipe: Recipe, start: int, end: int,
             yield iteration, names, batch
 
 
-def make_batch(dataset: Deliver, recipe: Recipe, iteration: int) -> tuple[list[str], dict]:
+def make_batch(dataset: Dataset, recipe: Recipe, iteration: int) -> tuple[list[str], dict]:
     """The frame names and the batch of an iteration: images uint8 (B, H, W, 3), labels (B, H, W), and two masks (B,).
 
-    `available`: what the frames have, here everything, for a teacher; `present`: what modality dropout leaves of it.
-    A function of the recipe and the iteration alone. Frames come in epochs, each a permutation of the data set.
+    `available`: what the frames have, for a teacher; `present`: what modality dropout leaves of it, or all of it where
+    dropout would leave nothing. A function of the recipe and the iteration alone. Frames come in epochs, each a
+    permutation of the data set.
     """
     phase = recipe.phase_at(iteration)
     seen = recipe.samples_before(iteration)
     rng = np.random.default_rng([recipe.seed, 1, iteration])
     frames = [_shuffled(len(dataset), recipe.seed, at // len(dataset))[at % len(dataset)]
               for at in range(seen, seen + phase.batch)]
-    samples = [augment(dataset[i], phase.crop, phase.scale, recipe.augment, rng) for i in frames]
+    pads = {name: one.nothing for name, one in dataset.encodings.items()}
+    samples = [augment(dataset[i], phase.crop, phase.scale, recipe.augment, rng, pads) for i in frames]
     images, labels = collate(samples)
-    present = draw_present(recipe.modality_dropout, phase.batch, dataset.modalities, rng)
-    available = {name: torch.ones(phase.batch, dtype=torch.bool) for name in dataset.modalities}
+    available = {name: torch.tensor([name not in one.missing for one in samples]) for name in dataset.modalities}
+    present = restricted(draw_present(recipe.modality_dropout, phase.batch, dataset.modalities, rng), available)
     return ([one.name for one in samples],
             {"images": images, "present": present, "available": available, "labels": labels})
 
 
-def class_weights(dataset: Deliver, balance: float) -> torch.Tensor:
+def restricted(present: dict[str, torch.Tensor], available: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """`present` (modality -> (B,) bool) without what is not available; all that is where nothing would be left."""
+    both = {name: present[name] & available[name] for name in present}
+    empty = ~torch.stack(list(both.values())).any(0)
+    return {name: both[name] | (empty & available[name]) for name in both}
+
+
+def class_weights(dataset: Dataset, balance: float) -> torch.Tensor:
     """(K,) float32: frequency^-balance of each class's labelled pixels, scaled to mean 1 over them; absent: 0."""
     counts = sum(np.bincount(dataset.read_labels(i).ravel(), minlength=256) for i in range(len(dataset)))
     frequency = counts[: len(dataset.labels)] / counts[: len(dataset.labels)].sum()
@@ -53,7 +62,7 @@ def class_weights(dataset: Deliver, balance: float) -> torch.Tensor:
     return torch.from_numpy(weights / (frequency * weights).sum()).float()
 
 
-def check_augmentation(recipe: Recipe, dataset: Deliver) -> None:
+def check_augmentation(recipe: Recipe, dataset: Dataset) -> None:
     """Raises RecipeError where an augmentation takes the images for something that they are not."""
     if recipe.augment.drop_intensity:
         for name, one in dataset.encodings.items():

@@ -12,7 +12,7 @@ from mss_models.system import System, create
 from mss_models.systems.any2seg import Any2Seg
 from mss_models.systems.anyseg import Student
 from mss_models.teachers import TeacherError, open_teacher
-from training.datasets.deliver import Deliver
+from training.datasets.dataset import Dataset
 from training.recipe import Recipe, RecipeError, with_checked_options
 from training.run_folder import TrainingError
 
@@ -36,13 +36,13 @@ def make_optimiser(model: System, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
 
 
-def start_from(model: System, path: Path, dataset: Deliver) -> None:
+def start_from(model: System, path: Path, dataset: Dataset) -> None:
     """Copies a checkpoint's weights into the model. Raises TrainingError where they are for something else."""
     given = _load(model, path, dataset, "--init", ("architecture",))
     model.load_state_dict(given.model.state_dict())
 
 
-def give_teacher(model: System, path: Path | None, recipe: Recipe, dataset: Deliver,
+def give_teacher(model: System, path: Path | None, recipe: Recipe, dataset: Dataset,
                  device: torch.device) -> str | None:
     """Names the model's teacher to it, if it learns from one. Returns its model_id, None without a network as teacher.
 
@@ -73,7 +73,7 @@ def give_teacher(model: System, path: Path | None, recipe: Recipe, dataset: Deli
     return given.model_id
 
 
-def _load(model: System, path: Path, dataset: Deliver, option: str, attributes: tuple[str, ...]) -> Checkpoint:
+def _load(model: System, path: Path, dataset: Dataset, option: str, attributes: tuple[str, ...]) -> Checkpoint:
     """A checkpoint of this data's labels and encodings whose model has the model's `attributes`, or TrainingError."""
     given = checkpoints.load(path)
     pairs = [(name, getattr(given.model, name), getattr(model, name)) for name in attributes]

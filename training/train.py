@@ -27,10 +27,11 @@ from mss_models.system import System
 from mss_models.teachers import TeacherError
 from training.batches import check_augmentation, class_weights, prefetch
 from training.commands import Parser, StopSignals
-from training.datasets.deliver import Deliver, recording_card
+from training.datasets.dataset import Dataset
+from training.datasets.opening import open_dataset
 from training.datasets.sample import DatasetError
 from training.networks import give_teacher, make_model, make_optimiser, start_from
-from training.protocols import key, merge, score_subsets, singles_and_all
+from training.protocols import key, score_subsets, singles_and_all
 from training.recipe import Recipe, RecipeError, override, to_dict
 from training.recipes import find_recipe, listing
 from training.run_folder import TrainingError, begin, load_state, save_state
@@ -39,7 +40,7 @@ from training.transforms import normalise
 
 def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: Path | None = None,
           teacher: Path | None = None, device: str = "auto", command: str = "", stop_at: int | None = None) -> dict:
-    """Trains `recipe` on the DELIVER tree `data` and leaves the results in `out`; returns the last scores.
+    """Trains `recipe` on the data set at `data` and leaves the results in `out`; returns the last scores.
 
     resume: go on from out/state.pt. init: start from another checkpoint's weights (same architecture and labels).
     teacher: the checkpoint that a student learns from (same modalities, labels and encodings).
@@ -50,8 +51,8 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
     """
     device = choose_device(device)
     torch.manual_seed(recipe.seed)
-    train_set = Deliver(data, "train", recipe.modalities, cache="auto")
-    val_set = Deliver(data, "val", recipe.modalities, limit=recipe.eval_frames, cache="auto")
+    train_set = open_dataset(data, "train", recipe.modalities, cache="auto")
+    val_set = open_dataset(data, "val", recipe.modalities, limit=recipe.eval_frames, cache="auto")
     check_augmentation(recipe, train_set)
     model = make_model(recipe, len(train_set.labels))
     teacher_id = give_teacher(model, teacher, recipe, train_set, device)
@@ -86,11 +87,11 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
 
     def save_checkpoint(name: str, iteration: int) -> None:
         card = {"command": command, "recipe": to_dict(recipe), "iterations": iteration, "frames": len(train_set),
-                "data": recording_card(data), "val_miou_present": scores}
+                "data": train_set.card, "val_miou_present": scores}
         if teacher_id:
             card["teacher"] = teacher_id
         checkpoints.save(out / name, average, train_set.labels, train_set.encodings, card,
-                         image_size=image_size(val_set))
+                         image_size=val_set.image_size)
 
     done, end = start, min(recipe.iterations, stop_at or recipe.iterations)
     with (StopSignals() as stop, open(out / "log.jsonl", "a") as log,
@@ -161,24 +162,18 @@ def step(model: System, optimiser: torch.optim.Optimizer, batch: dict, recipe: R
     return value, {name: round(float(value), 5) for name, value in logs.items()}
 
 
-def evaluate(model: System, train_set: Deliver, val_set: Deliver, recipe: Recipe,
+def evaluate(model: System, train_set: Dataset, val_set: Dataset, recipe: Recipe,
              device: torch.device) -> dict[str, float]:
     """mIoU (percent, classes present) on the val frames: each modality alone, and all together."""
-    whole = checkpoints.Checkpoint(model, train_set.labels, train_set.encodings, image_size(val_set), {}, "")
+    whole = checkpoints.Checkpoint(model, train_set.labels, train_set.encodings, val_set.image_size, {}, "")
     subsets = singles_and_all(recipe.modalities)
-    groups = score_subsets(open_runtime(whole, device=str(device)), val_set, subsets)
-    return {key(subset): round(100 * confusion.miou_present, 2) for subset, confusion in merge(groups).items()}
+    scores = score_subsets(open_runtime(whole, device=str(device)), val_set, subsets)
+    return {key(subset): round(100 * confusion.miou_present, 2) for subset, confusion in scores.items()}
 
 
-def describe_data(*datasets: Deliver) -> dict[str, str]:
+def describe_data(*datasets: Dataset) -> dict[str, str]:
     """Per split how many frames there are and their fingerprint: whether two trainings see the same data."""
     return {one.split: f"{len(one)} frames with fingerprint {one.fingerprint()}" for one in datasets}
-
-
-def image_size(dataset: Deliver) -> tuple[int, int]:
-    """(height, width) of the data set's first frame: what the network is made for."""
-    height, width = dataset.read_labels(0).shape
-    return height, width
 
 
 @torch.no_grad()
@@ -204,7 +199,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Parser(prog="python -m training.train", description=__doc__.split("\n\n")[0])
     parser.add_argument("recipe", help="a name from training/recipes.py, see --list")
     parser.add_argument("--list", action=_List, nargs=0, default=argparse.SUPPRESS, help="show the recipes and exit")
-    parser.add_argument("--data", type=Path, required=True, help="a DELIVER tree")
+    parser.add_argument("--data", type=Path, required=True, help="a data set: see training.datasets.opening")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="settings",
                         help="change the recipe, e.g. lr=1e-4 phases.0.batch=4 options.variant=b")

@@ -1,12 +1,13 @@
 """Augmentation of samples on uint8 arrays, collation into batches, and modality dropout.
 
 Geometry (flip, scale, crop) is drawn once per sample and done to every modality and the labels alike; appearance
-(colour, blur, darkness) concerns rgb only, a missing intensity lidar and radar. All randomness comes from the generator
-that is passed in.
+(colour, blur, darkness) concerns rgb, and MCubeS's blur nir, too; a missing intensity lidar and radar. All randomness
+comes from the generator that is passed in.
 """
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,10 @@ class Augment:
     scale (0..1, 0..255, ...) and some send nothing; a network that has always seen them relies on them.
     `nearest`: modalities resampled by nearest neighbour, because a mixture of two measurements, or of one with
     "nothing here", is no measurement. The published recipes resample all images bilinearly: nearest = ().
+    `blur_sigma`: above 0 the blur is MCubeS's, of rgb and nir in the finished view, with a sigma U(0, blur_sigma);
+    0: CMNeXt's, of rgb alone before it is resized, with a kernel of 3 x 3 pixels.
+    The published recipe of MCubeS: Augment(colour_jitter=0, blur=0.5, blur_sigma=1, nearest=()), crop 512, scale
+    (0.25, 1), which makes its short side of 1024 pixels one of 256 to 1024.
     """
 
     colour_jitter: float = 0.2
@@ -38,12 +43,16 @@ class Augment:
     jitter_strength: float = 0.5
     darken: float = 0.0  # gamma and gain of a dark scene, with the noise that then shows
     drop_intensity: float = 0.0
-    nearest: tuple[str, ...] = ("depth", "event", "lidar")
+    blur_sigma: float = 0.0
+    nearest: tuple[str, ...] = ("depth", "event", "lidar", "radar")
 
 
-def augment(sample: Sample, crop: int, scale: tuple[float, float], options: Augment,
-            rng: np.random.Generator) -> Sample:
-    """A random view of the sample, `crop` x `crop` pixels, of the scene enlarged by a factor U(scale)."""
+def augment(sample: Sample, crop: int, scale: tuple[float, float], options: Augment, rng: np.random.Generator,
+            pads: Mapping[str, int] = types.MappingProxyType({})) -> Sample:
+    """A random view of the sample, `crop` x `crop` pixels, of the scene enlarged by a factor U(scale).
+
+    pads: modality -> value of what lies beyond the image (Encoding.nothing), 0 where it is not given.
+    """
     images, labels = dict(sample.images), sample.labels
     if "rgb" in images:
         images["rgb"] = augment_colour(images["rgb"], options, rng)
@@ -70,9 +79,12 @@ def augment(sample: Sample, crop: int, scale: tuple[float, float], options: Augm
         out[:out_h, :out_w] = array
         return out
 
-    images = {name: view(image, cv2.INTER_NEAREST_EXACT if name in options.nearest else cv2.INTER_LINEAR, 0)
-              for name, image in images.items()}
-    return Sample(sample.name, images, view(labels, cv2.INTER_NEAREST_EXACT, IGNORE))
+    images = {name: view(image, cv2.INTER_NEAREST_EXACT if name in options.nearest else cv2.INTER_LINEAR,
+                         pads.get(name, 0)) for name, image in images.items()}
+    if options.blur_sigma and rng.random() < options.blur:
+        sigma = rng.uniform(0, options.blur_sigma) + 1e-6
+        images |= {name: cv2.GaussianBlur(images[name], (0, 0), sigma) for name in ("rgb", "nir") if name in images}
+    return Sample(sample.name, images, view(labels, cv2.INTER_NEAREST_EXACT, IGNORE), sample.missing)
 
 
 def augment_colour(image: np.ndarray, options: Augment, rng: np.random.Generator) -> np.ndarray:
@@ -88,7 +100,7 @@ def augment_colour(image: np.ndarray, options: Augment, rng: np.random.Generator
         gamma, gain, noise = rng.uniform(1.0, 2.5), rng.uniform(0.1, 1.0), rng.uniform(0.0, 12.0)
         dark = (255 * gain * (np.arange(256, dtype=np.float32) / 255) ** gamma)[image]
         image = np.clip(dark + noise * rng.standard_normal(dark.shape, np.float32), 0, 255).astype(np.uint8)
-    if rng.random() < options.blur:
+    if not options.blur_sigma and rng.random() < options.blur:
         image = cv2.GaussianBlur(image, (3, 3), 0)
     return image
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+# What Pillow raises for a damaged file (SyntaxError for a bad PNG chunk), and for a header that promises too much.
+UNREADABLE = (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
 
 
 class DatasetError(ValueError):
@@ -18,12 +22,15 @@ class DatasetError(ValueError):
 class Sample:
     """One frame. `images`: per modality uint8 (H, W, 3), `labels`: uint8 (H, W), class ids or 255 = ignore.
 
+    `missing`: the modalities whose sensor gave nothing for this frame, and whose image therefore holds nothing.
+
     The arrays may be shared with a cache: they are read-only, and whoever changes pixels makes new arrays.
     """
 
     name: str
     images: Mapping[str, np.ndarray]
     labels: np.ndarray
+    missing: frozenset[str] = frozenset()
 
 
 def read_png(path: Path) -> np.ndarray:
@@ -41,7 +48,18 @@ def read_png(path: Path) -> np.ndarray:
             return np.asarray(image)
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such file") from None
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:  # SyntaxError: Pillow's word for a bad PNG chunk
+    except UNREADABLE as error:
+        raise DatasetError(f"{path}: the image cannot be read ({error})") from error
+
+
+def check_png(path: Path) -> None:
+    """Raises DatasetError where a PNG file is missing, damaged or cut short, by its checksums; any bit depth."""
+    try:
+        with Image.open(path) as image:
+            image.verify()
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except UNREADABLE as error:
         raise DatasetError(f"{path}: the image cannot be read ({error})") from error
 
 
@@ -52,3 +70,16 @@ def three_channels(image: np.ndarray) -> np.ndarray:
     if image.shape[2] in (1, 2):  # grey, with or without alpha
         return np.repeat(image[:, :, :1], 3, axis=2)
     return np.ascontiguousarray(image[:, :, :3])
+
+
+def read_json(path: Path) -> dict:
+    """An object of a JSON file. Raises DatasetError that names the file."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DatasetError(f"{path}: holds a {type(content).__name__}; an object of names and values is needed")
+    return content

@@ -1,0 +1,193 @@
+"""Our own recordings as bags: every labelled moment of a drive, as the robot's own pipeline sees it.
+
+    BAG                     a bag's folder, an .mcap or a .db3 file: split test
+    ROOT/{train,val,test}/BAG ...   several recordings
+    ROOT/sensors.yaml       optional: the node's configuration (topics, offsets, calibration_file); also in BAG's folder
+    ROOT/labels.json        optional: the classes (LabelSet.to_dict), else DELIVER's
+
+A bag is replayed (mss_perception.pipeline) with the network left out. A frame is a set for which the labels topic holds
+an image within half a period; what a sensor did not deliver in time is missing in it, as on the robot. Frames have the
+pixels of the target camera and are held in memory, since a bag cannot be read at any place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from mss_models.labels import LABEL_SETS, LabelError, LabelSet
+from mss_models.modality import DEFAULT_ENCODINGS, Encoding
+from mss_models.runtime.torch import Result
+from mss_perception.bags import bag_summary, read_bag
+from mss_perception.config import Config, modality_of
+from mss_perception.messages import decode_image
+from mss_perception.pipeline import Output, Pipeline
+from mss_perception.replay import USER_ERRORS, Truth, calibrate, roles_in
+from training.datasets.dataset import Dataset, Frame, check_ids, size_text
+from training.datasets.memory import memory_bytes
+from training.datasets.sample import DatasetError, Sample, read_json
+
+BAG_FILES = (".mcap", ".db3")
+SPLITS = ("train", "val", "test")
+
+
+class Recordings(Dataset):
+    """A split of recorded bags; see Dataset. Opening one replays it."""
+
+    NAME = "recordings"
+    LABELS = LABEL_SETS["deliver"]
+    MODALITIES = ("rgb", "depth", "event", "lidar", "radar")
+    SPLITS = SPLITS
+
+    def __init__(self, root: str | Path, split: str, modalities: Iterable[str] | None = None, **options) -> None:
+        self._samples: dict[str, Sample] = {}
+        super().__init__(root, split, modalities, **options)
+        self.cached = False  # they are in memory already
+
+    def _available(self) -> list[str]:
+        """Those that a sensor of the configuration has a topic for in the first bag."""
+        bags = self._bags()
+        try:
+            config, there = self._config(), bag_summary(bags[0]).topics
+        except USER_ERRORS as error:
+            raise DatasetError(str(error)) from error
+        return [name for name in self.MODALITIES if any(
+            modality_of(one) == name and "/" + source.topic.lstrip("/") in there for one, source in
+            config.inputs.items() if source.topic)] or list(self.MODALITIES)
+
+    def _prepare(self, wanted: dict[str, Encoding]) -> dict[str, Encoding]:
+        if (path := self._beside("labels.json")) is not None:
+            try:
+                self.labels = LabelSet.from_dict(read_json(path))
+            except LabelError as error:
+                raise DatasetError(f"{path}: {error}") from error
+        return {name: wanted.get(name, DEFAULT_ENCODINGS[name]) for name in self.modalities}
+
+    def _beside(self, name: str) -> Path | None:
+        folder = self.root if self.root.is_dir() else self.root.parent
+        return folder / name if (folder / name).is_file() else None
+
+    def _config(self) -> Config:
+        path = self._beside("sensors.yaml")
+        return Config.of_inputs(["rgb", "depth", "event", "lidar", "radar"]) if path is None else Config.from_yaml(path)
+
+    def _bags(self) -> list[Path]:
+        if is_bag(self.root):
+            if self.split != "test":
+                raise DatasetError(f"{self.root} is a bag, which is split test as a whole; split {self.split} needs "
+                                   "bags in folders train/, val/ and test/, from different drives")
+            return [self.root]
+        folder = self.root / self.split
+        bags = sorted(one for one in folder.iterdir() if is_bag(one)) if folder.is_dir() else []
+        if not bags:
+            raise DatasetError(f"{folder} holds no bag (a folder with metadata.yaml, or an .mcap or .db3 file)")
+        return bags
+
+    def _find(self) -> list[Frame]:
+        frames = []
+        for bag in self._bags():
+            try:
+                samples = self._replayed(bag)
+            except (*USER_ERRORS, ValueError) as error:
+                text = str(error)
+                raise DatasetError(text if str(bag) in text else f"{bag}: {text}") from error
+            if not samples:
+                raise DatasetError(f"{bag}: no set of sensor data has labels; are the sensors' topics and the labels' "
+                                   "right (sensors.yaml beside the bag names them)?")
+            self._samples |= {one.name: one for one in samples}
+            files = sorted(path for path in bag.iterdir() if path.suffix in BAG_FILES) if bag.is_dir() else [bag]
+            frames += [Frame(one.name, "", "", labels=files[0], more=tuple(files[1:])) for one in samples]
+        return frames
+
+    def _replayed(self, bag: Path) -> list[Sample]:
+        """The labelled frames of a bag. Raises one of USER_ERRORS."""
+        summary, config = bag_summary(bag), self._config()
+        config = config.of_view(config.target_cameras[0])
+        for name, one in config.inputs.items():
+            one.enabled &= modality_of(name) in self.modalities
+        topic = "/" + config.labels_topic.lstrip("/")
+        if topic not in summary.topics:
+            raise DatasetError(f"{bag}: no labels: topic {topic} is not in the bag; it has {', '.join(summary.topics)}")
+        _, _, first = next(read_bag(bag, [topic]))
+        height, width = decode_image(first).shape[:2]
+        self._check_memory(bag, summary.topics[topic].count * height * width * (3 * len(self.modalities) + 1))
+        config.set("width", width)
+        config.set("height", height)
+        config.set("publish_points", False)
+        roles = roles_in(summary, config.validate())
+        eyes = Eyes(self.encodings, self.labels, (height, width))
+        tolerance_ns = round(0.5e9 / config.collector.tick_rate_hz)
+        truth = Truth(summary, config.labels_topic, self.labels.ignore_id, tolerance_ns,
+                      round(config.collector.jump_back_sec * 1e9))
+        samples = []
+
+        def keep(output: Output) -> None:
+            if output.dropped or not output.images:
+                return
+            if (labels := truth.at(output.t_ref_ns, output.epoch)) is not None:
+                name = f"{bag.name}/{output.epoch}/{output.t_ref_ns}"
+                samples.append(self._sample(name, labels, output.images, bag))
+
+        pipeline = Pipeline(config, eyes, keep, synchronous=True)
+        calibrate(pipeline, bag, roles)
+        now_ns = summary.start_ns
+        for topic, now_ns, message in read_bag(bag, list(roles)):
+            pipeline.poll(now_ns)
+            pipeline.receive(roles[topic], message, now_ns, clock_ns=now_ns)
+        pipeline.flush(now_ns)
+        return samples
+
+    def _sample(self, name: str, labels: np.ndarray, images: Mapping[str, np.ndarray], bag: Path) -> Sample:
+        labels = check_ids(labels.copy(), len(self.labels), bag)
+        missing = frozenset(self.modalities) - set(images)
+        pictures = {}
+        for one in self.modalities:
+            pictures[one] = np.zeros((*labels.shape, 3), np.uint8) if one in missing else images[one]
+            if pictures[one].shape[:2] != labels.shape:
+                raise DatasetError(f"{bag}: {one} has {size_text(pictures[one])} pixels at {name}, the labels "
+                                   f"{size_text(labels)}")
+            pictures[one].flags.writeable = False
+        labels.flags.writeable = False
+        return Sample(name, pictures, labels, missing)
+
+    def _check_memory(self, bag: Path, more: int) -> None:
+        held = sum(one.labels.size * (3 * len(one.images) + 1) for one in self._samples.values())
+        if held + more > 0.5 * memory_bytes():
+            raise DatasetError(f"{bag}: its frames would take {(held + more) / 1e9:.1f} GB of the "
+                               f"{memory_bytes() / 1e9:.1f} GB of memory; cut it into shorter bags, or train on fewer")
+
+    def _read(self, frame: Frame) -> Sample:
+        return self._samples[frame.name]
+
+    def _labels(self, frame: Frame) -> np.ndarray:
+        return self._samples[frame.name].labels
+
+    def _image(self, frame: Frame, modality: str, size: tuple[int, int]) -> np.ndarray:
+        return self._samples[frame.name].images[modality]
+
+
+class Eyes:
+    """Stands in the pipeline where the network is, so that the pictures for it are made; it sees nothing."""
+
+    model_id = "none"
+
+    def __init__(self, encodings: Mapping[str, Encoding], labels: LabelSet, image_size: tuple[int, int]) -> None:
+        self.encodings, self.labels, self.image_size = dict(encodings), labels, image_size
+        self.modalities = tuple(encodings)
+
+    def __call__(self, images, present, output_size: tuple[int, int]) -> Result:
+        blank = np.zeros((len(next(iter(images.values()))), *output_size), np.uint8)
+        return Result(blank, blank)
+
+
+def is_bag(path: Path) -> bool:
+    return path.suffix in BAG_FILES if path.is_file() else (path / "metadata.yaml").is_file() or any(
+        one.suffix in BAG_FILES for one in (path.iterdir() if path.is_dir() else ()))
+
+
+def is_recordings(path: Path) -> bool:
+    """A bag, or a folder with bags in folders named after splits."""
+    return is_bag(path) or any((path / split).is_dir() and any(map(is_bag, (path / split).iterdir()))
+                               for split in SPLITS)
