@@ -7,19 +7,26 @@
       - {parent: base_link, child: camera_optical, translation: [1.5, 0, 1.4], rotation: [-0.5, 0.5, -0.5, 0.5]}
 
 `distortion_model` and `D` may be left out (none); `matrix: [16 numbers]` may stand for translation and rotation.
+Cameras are named as their inputs. A `/` before a frame, as in ROS 1, is left away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import yaml
 
-from mss_perception import rigid
-from mss_perception.camera import ALIASES, Camera, CameraError
+from mss_perception import rigid, yaml_file
+from mss_perception.camera import ALIASES, DISTORTION_MODELS, Camera, CameraError
+from mss_perception.config import CAMERAS, modality_of
+from mss_perception.parameters import shown
+
+ORTHONORMAL = 1e-3      # largest error of a rotation matrix: written with four digits; the nearest rotation is taken
 
 
 class CalibrationError(ValueError):
@@ -28,34 +35,61 @@ class CalibrationError(ValueError):
 
 @dataclass
 class Calibration:
-    """cameras: input name -> Camera. extrinsics: (parent, child, T_parent_child (4, 4)), each child once."""
+    """cameras: input name -> Camera. extrinsics: (parent, child, T_parent_child (4, 4)), each child once, no loops."""
 
     cameras: dict[str, Camera] = field(default_factory=dict)
     extrinsics: list[tuple[str, str, np.ndarray]] = field(default_factory=list)
+
+    def foreign(self, inputs: Iterable[str]) -> list[str]:
+        """What to tell of each camera that is of none of these inputs; other nodes may share the file."""
+        inputs = list(inputs)
+        return [f"calibration_file has a camera {name!r}, but no input is named so{_meant(name, inputs)}"
+                for name in self.cameras if name not in inputs]
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; meant {close[0]}?" if close else f"; there are {', '.join(known)}"
 
 
 def load(path: str | Path) -> Calibration:
     """Read a calibration file. Raises CalibrationError."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise CalibrationError(f"cannot read calibration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CalibrationError(f"calibration {path} is not YAML: {error}") from error
+        content = yaml_file.load(path, "calibration")
+    except yaml_file.YamlError as error:
+        raise CalibrationError(str(error)) from error
     if not isinstance(content, Mapping) or not set(content) <= {"cameras", "extrinsics"}:
-        raise CalibrationError(f"calibration {path} must be a mapping with 'cameras' and 'extrinsics'")
+        raise CalibrationError(f"calibration {path} must be a mapping with 'cameras' and 'extrinsics'"
+                               + (f"; it has {', '.join(content)}" if isinstance(content, Mapping) else ""))
     cameras, extrinsics = content.get("cameras") or {}, content.get("extrinsics") or []
-    if not isinstance(cameras, Mapping) or not isinstance(extrinsics, Sequence):
+    if not isinstance(cameras, Mapping) or not isinstance(extrinsics, list):
         raise CalibrationError(f"calibration {path}: 'cameras' must be a mapping and 'extrinsics' a list")
     result = Calibration()
     for name, entry in cameras.items():
-        result.cameras[str(name)] = _camera(entry, f"calibration {path}, camera {name!r}")
+        where = f"calibration {path}, camera {name!r}"
+        if modality_of(name) not in CAMERAS:
+            raise CalibrationError(f"{where}: no input can have this name{_meant(name, CAMERAS)}; or such a name with "
+                                   "one of its own, rgb_left")
+        result.cameras[name] = _camera(entry, where)
     for number, entry in enumerate(extrinsics):
         result.extrinsics.append(_mounting(entry, f"calibration {path}, extrinsics[{number}]"))
-    children = [child for _, child, _ in result.extrinsics]
-    if twice := sorted({child for child in children if children.count(child) > 1}):
-        raise CalibrationError(f"calibration {path}: frame {', '.join(twice)} has more than one parent")
+    _check_tree([(parent, child) for parent, child, _ in result.extrinsics], f"calibration {path}")
     return result
+
+
+def _check_tree(edges: Sequence[tuple[str, str]], where: str) -> None:
+    children = [child for _, child in edges]
+    if twice := sorted({child for child in children if children.count(child) > 1}):
+        raise CalibrationError(f"{where}: frame {', '.join(twice)} has more than one parent")
+    parent_of = {child: parent for parent, child in edges}
+    for start in children:
+        frame, above = start, []
+        while frame in parent_of and frame not in above:
+            above.append(frame)
+            frame = parent_of[frame]
+        if frame in above:
+            raise CalibrationError(f"{where}: frame {frame!r} is above itself: "
+                                   + " in ".join([*above[above.index(frame):], frame]))
 
 
 def save(path: str | Path, calibration: Calibration) -> None:
@@ -72,11 +106,17 @@ def save(path: str | Path, calibration: Calibration) -> None:
 
 def _camera(entry, where: str) -> Camera:
     _check_keys(entry, {"frame_id", "width", "height", "K"}, {"distortion_model", "D"}, where)
-    model = ALIASES.get(entry.get("distortion_model", "none"), entry.get("distortion_model", "none"))
+    model, D = entry.get("distortion_model", "none"), _numbers(entry.get("D") or [], None, where, "D").tolist()
+    if not isinstance(model, str):
+        raise CalibrationError(f"{where}: distortion_model = {shown(model)} must be a name")
+    if any(D) and "distortion_model" not in entry:
+        raise CalibrationError(f"{where}: D is given without a distortion_model; one of "
+                               + ", ".join(name for name, counts in DISTORTION_MODELS.items() if any(counts)))
     try:
-        return Camera(int(entry["width"]), int(entry["height"]), _numbers(entry["K"], 9, where, "K").reshape(3, 3),
-                      model, tuple(entry.get("D") or ()), str(entry["frame_id"]))
-    except (CameraError, TypeError, ValueError) as error:
+        return Camera(_pixels(entry, "width", where), _pixels(entry, "height", where),
+                      _numbers(entry["K"], 9, where, "K").reshape(3, 3), ALIASES.get(model, model), tuple(D),
+                      _frame(entry, "frame_id", where))
+    except CameraError as error:
         raise CalibrationError(f"{where}: {error}") from error
 
 
@@ -84,31 +124,54 @@ def _mounting(entry, where: str) -> tuple[str, str, np.ndarray]:
     if isinstance(entry, Mapping) and "matrix" in entry:
         _check_keys(entry, {"parent", "child", "matrix"}, set(), where)
         T = _numbers(entry["matrix"], 16, where, "matrix").reshape(4, 4)
-        if np.abs(T[3] - [0, 0, 0, 1]).max() > 1e-9 or np.abs(T[:3, :3] @ T[:3, :3].T - np.eye(3)).max() > 1e-3:
+        R = T[:3, :3]
+        if np.abs(T[3] - [0, 0, 0, 1]).max() > 1e-9 or np.abs(R @ R.T - np.eye(3)).max() > ORTHONORMAL:
             raise CalibrationError(f"{where}: matrix is no rigid transform; its rotation must be orthonormal and its "
                                    "last row 0 0 0 1")
+        if np.linalg.det(R) < 0:
+            raise CalibrationError(f"{where}: matrix mirrors (its determinant is -1): the axes of {entry['child']!r} "
+                                   "are not right-handed; is one sign or column wrong?")
+        U, _, V = np.linalg.svd(R)
+        T[:3, :3] = U @ V       # the nearest rotation
     else:
         _check_keys(entry, {"parent", "child", "translation", "rotation"}, set(), where)
         quaternion = _numbers(entry["rotation"], 4, where, "rotation")
         if abs(np.linalg.norm(quaternion) - 1) > 0.01:
             raise CalibrationError(f"{where}: rotation {quaternion.tolist()} must be a unit quaternion x y z w")
         T = rigid.matrix(_numbers(entry["translation"], 3, where, "translation"), quaternion)
-    return str(entry["parent"]), str(entry["child"]), T
+    return _frame(entry, "parent", where), _frame(entry, "child", where), T
 
 
 def _check_keys(entry, needed: set[str], optional: set[str], where: str) -> None:
     if not isinstance(entry, Mapping) or not needed <= set(entry) <= needed | optional:
-        there = sorted(map(str, entry)) if isinstance(entry, Mapping) else type(entry).__name__
+        there = ", ".join(sorted(entry)) if isinstance(entry, Mapping) else shown(entry)
         raise CalibrationError(f"{where} must have {', '.join(sorted(needed))}"
                                + (f" and may have {', '.join(sorted(optional))}" if optional else "")
                                + f"; it has {there}")
 
 
-def _numbers(values, count: int, where: str, key: str) -> np.ndarray:
-    try:
-        array = np.asarray(values, np.float64).ravel()
-    except (TypeError, ValueError) as error:
-        raise CalibrationError(f"{where}: {key} = {values!r} must be {count} numbers") from error
-    if array.size != count or not np.isfinite(array).all():
-        raise CalibrationError(f"{where}: {key} = {values!r} must be {count} finite numbers")
-    return array
+def _frame(entry: Mapping, key: str, where: str) -> str:
+    frame = entry[key]
+    if not isinstance(frame, str) or not frame.strip("/"):
+        raise CalibrationError(f"{where}: {key} = {shown(frame)} must be the name of a frame")
+    return frame.lstrip("/")
+
+
+def _pixels(entry: Mapping, key: str, where: str) -> int:
+    value = _numbers(entry[key], 1, where, key)[0]
+    if value != round(value):
+        raise CalibrationError(f"{where}: {key} = {shown(entry[key])} must be whole pixels")
+    return int(value)
+
+
+def _numbers(values, count: int | None, where: str, key: str) -> np.ndarray:
+    """(count,) float64 of numbers or rows of numbers; any count for None."""
+    flat = []
+    for row in values if isinstance(values, list) else [values]:
+        flat += row if isinstance(row, list) else [row]
+    # No text: numpy would read "5" as 5, and one of ten digits as ten numbers.
+    good = all(type(value) in (int, float) and abs(value) < 1e300 and math.isfinite(value) for value in flat)
+    if not good or count not in (None, len(flat)):
+        raise CalibrationError(f"{where}: {key} = {shown(values)} must be {'' if count is None else f'{count} '}finite "
+                               f"number{'s' * (count != 1)}")
+    return np.array(flat, np.float64)

@@ -23,12 +23,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from mss_perception import proposal as proposals
+from mss_perception import proposal_files
 from mss_perception.bags import BagError, open_bag
 from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError
 from mss_perception.findings import Findings, judge, latencies_ns
-from mss_perception.proposal import Proposal, known_cameras, propose
+from mss_perception.options import at_least, duration
+from mss_perception.proposal import SERVED_BY, Proposal, holds_results, known_cameras, propose
 from mss_perception.survey import KINDS, Survey, Topic
 from mss_perception.timing import Phase, rhythm
 
@@ -121,8 +122,8 @@ def topic_figures(topic: Topic, survey: Survey, config: Config) -> dict:
     }
     if topic.figures.get("events") and topic.count > 1:
         figures["events"], figures["on"] = (int(sum(topic.figures[name])) for name in ("events", "on"))
-        mean_period = (topic.received[-1] - topic.received[0]) / (topic.count - 1) / 1e9
-        figures["events_per_sec"] = figures["events"] / topic.decoded / mean_period
+        if seconds := (topic.received[-1] - topic.received[0]) / 1e9:
+            figures["events_per_sec"] = figures["events"] / topic.decoded * (topic.count - 1) / seconds
         figures["stream"] = {name: count for name, count in topic.stream.counters.items() if count}
     return figures
 
@@ -133,9 +134,9 @@ def serves(topic: Topic, config: Config) -> str:
         return role
     if topic.name == "/" + config.labels_topic.lstrip("/"):
         return "labels"
-    if proposals.holds_results(topic):
+    if holds_results(topic):
         return "(labels)" if topic.kind == "grey" else ""
-    could = [name for name, one in config.inputs.items() if topic.kind in proposals.SERVED_BY[one.modality]]
+    could = [name for name, one in config.inputs.items() if topic.kind in SERVED_BY[one.modality]]
     return f"({' or '.join(could)})" if could else ""
 
 
@@ -201,9 +202,9 @@ def details(one: dict) -> list[str]:
                      f"fields {facts['fields']}")
         if "largest_intensity" in medians:
             parts.append(f"99 % of {facts['intensity']} up to {medians['largest_intensity']:.4g}")
-    if "events_per_sec" in one:
-        parts.append(f"{one['events_per_sec']:.4g} events/s; {one['events']} of them, {one['on']} ON, in the "
-                     f"{one['decoded']} messages looked at"
+    if "events" in one:
+        rate = f"{one['events_per_sec']:.4g} events/s; " if "events_per_sec" in one else ""
+        parts.append(f"{rate}{one['events']} events, {one['on']} ON, in the {one['decoded']} messages looked at"
                      + "".join(f", {count} {name.replace('_', ' ')}" for name, count in one["stream"].items()))
     if parts:
         lines.append(", ".join(parts))
@@ -246,11 +247,11 @@ def arguments() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bag", nargs="?", type=Path, help="rosbag2 folder, or an .mcap or .db3 file")
     parser.add_argument("--live", action="store_true", help="listen to the ROS graph instead")
-    parser.add_argument("--seconds", type=float, default=10.0, help="how long to listen (default 10)")
+    parser.add_argument("--seconds", type=duration, default=10.0, help="how long to listen (default 10)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the node's parameter file, to be judged")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the proposed parameter file; must not exist")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
-    parser.add_argument("--messages", type=int, default=MESSAGES, metavar="N",
+    parser.add_argument("--messages", type=at_least(1), default=MESSAGES, metavar="N",
                         help=f"messages of each topic to decode (default {MESSAGES})")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -261,8 +262,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.live == (options.bag is not None):
         parser.error("give a bag, or --live")
-    if options.messages < 1 or not options.seconds > 0:
-        parser.error(f"--messages {options.messages} and --seconds {options.seconds} must be positive")
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
     try:
         config = Config.from_yaml(options.config) if options.config else Config()
@@ -278,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(found))
         if options.json:
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        for path in proposals.write(options.write, proposal, survey.source) if options.write else ():
+        for path in proposal_files.write(options.write, proposal, survey.source) if options.write else ():
             print(f"written: {path}")
     except (BagError, CalibrationError, ConfigError) as error:
         print(f"check: {error}", file=sys.stderr)

@@ -9,31 +9,19 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from mss_perception import yaml_file
 from mss_perception.message_types import ACCEPTED, default_type
+from mss_perception.parameters import ConfigError, convert, flattened, parameter, wrong
 
 NODE = "mss_perception"
-ROS_ONLY = ("use_sim_time", "autostart", "qos_overrides")   # parameters of the node that mean nothing to the pipeline
-
-
-class ConfigError(ValueError):
-    """A parameter is unknown, of the wrong type or out of range. The message names it, its value and what is right."""
-
-
-def parameter(default, description: str, *, low=None, high=None, choices=None, runtime=False, factory=None):
-    """A dataclass field that carries what a ROS parameter descriptor needs. `runtime`: may change while active."""
-    metadata = {"description": description, "low": low, "high": high, "choices": choices, "runtime": runtime}
-    if factory is not None:
-        return field(default_factory=factory, metadata=metadata)
-    return field(default=default, metadata=metadata)
+# Parameters of the node that mean nothing to the pipeline; the last is rclpy's own.
+ROS_ONLY = ("use_sim_time", "autostart", "qos_overrides", "start_type_description_service")
 
 
 def message_type(modality: str):
@@ -62,7 +50,7 @@ class InputConfig:
     max_bytes: int = parameter(256 << 20, "Bytes kept for matching; the oldest arrival goes first", low=1 << 16)
     missing_after: int = parameter(3, "Misses in a row, in the input's own periods, until no set waits for it",
                                    low=1, high=100)
-    recover_after: int = parameter(2, "Matches in a row until sets wait for it again", low=1, high=100)
+    recover_after: int = parameter(2, "Timely samples in a row until sets wait for it again", low=1, high=100)
     qos_depth: int = parameter(5, "Depth of the best-effort subscription", low=1, high=1000)
 
     @property
@@ -163,8 +151,10 @@ class CollectorConfig:
     deadline_sec: float = parameter(0.1, "Longest that a set waits after its opening, seconds", low=0.0, high=10.0,
                                     runtime=True)
     max_pending: int = parameter(4, "Open sets at a time; the oldest is emitted first", low=1, high=100)
-    jump_back_sec: float = parameter(1.0, "A stamp this much older than its stream starts a new epoch", low=0.01)
-    max_future_sec: float = parameter(0.1, "A stamp this far ahead of the node's clock is rejected", low=0.001)
+    jump_back_sec: float = parameter(1.0, "A stamp this much older than its stream starts a new epoch", low=0.01,
+                                  high=1e9)
+    max_future_sec: float = parameter(0.1, "A stamp this far ahead of the node's clock is rejected", low=0.001,
+                                   high=1e9)
     late_policy: str = parameter("drop", "A set whose tick came out of order", choices=("drop", "publish"))
     compute_policy: str = parameter("latest", "latest: newest set wins while the network is busy; every: each one",
                                     choices=("latest", "every"))
@@ -193,7 +183,8 @@ class Config:
     labels_topic: str = parameter("labels", "Ground truth, mono8 label ids, that replay scores against")
     odometry_topic: str = parameter("odom", "nav_msgs/Odometry for the deskew; empty: none")
     fixed_frame: str = parameter("odom", "Continuous frame that the vehicle moves in (REP 105)")
-    base_frame: str = parameter("base_link", "Frame of the vehicle (REP 105)")
+    base_frame: str = parameter("base_link", "Frame of the vehicle (REP 105), z up: by it depth is levelled for a "
+                                "network that wants HHA images")
     event_plane_depth_m: float = parameter(0.0, "Depth at which event pixels are mapped to the camera; 0: infinity",
                                            low=0.0)
     event_period_sec: float = parameter(0.01, "Expected spacing of event packets, seconds", low=0.0001, high=1.0)
@@ -205,65 +196,80 @@ class Config:
         factory=lambda: {name: default_input(name) for name in DEFAULT_INPUTS})
 
     def validate(self) -> Config:
-        """Return self, or raise ConfigError naming the first parameter that is wrong."""
-        for name, value, declaration in self.parameters():
-            check(name, value, declaration)
-        for name, one in self.inputs.items():
-            if isinstance(one, RadarConfig) and one.intensity_min >= one.intensity_max:
-                raise ConfigError(f"{name}.intensity_min = {one.intensity_min:g} must be less than "
-                                  f"{name}.intensity_max = {one.intensity_max:g}")
+        """Return self, or raise ConfigError naming everything that is wrong."""
+        if problems := [text for name, value, one in self.parameters() if (text := wrong(name, value, one))]:
+            raise ConfigError("; ".join(problems))
         enabled = [name for name, one in self.inputs.items() if one.enabled]
-        if not enabled:
-            raise ConfigError("no input is enabled; enable at least one of " + ", ".join(self.inputs))
-        self._check_topics(enabled)
-        for name in self.collector.tick_source:
-            if name not in self.inputs:
-                raise ConfigError(f"tick_source names {name!r}, which is not an input; "
-                                  f"inputs: {', '.join(self.inputs)}")
-        if not set(self.collector.tick_source) & set(enabled):
-            raise ConfigError(f"tick_source {self.collector.tick_source} has no enabled input; enabled: {enabled}")
-        self._check_targets()
-        for view, names in self.views().items():
-            self._check_view(view, [name for name in names if name in enabled])
+        problems = list(self._wrong_inputs(enabled)) + list(self._wrong_topics(enabled))
+        in_targets = list(self._wrong_targets())
+        if enabled and not in_targets:      # else there are no views to judge
+            for view, names in self.views().items():
+                problems += self._wrong_view(view, [name for name in names if name in enabled])
+        if problems or in_targets:
+            raise ConfigError("; ".join(problems + in_targets))
         return self
 
-    def _check_topics(self, enabled: list[str]) -> None:
-        served: dict[str, str] = {}
-        for name in enabled:
-            topic = self.inputs[name].topic
-            if not topic:
-                raise ConfigError(f"{name}.topic is empty; the input {name} needs a topic")
-            if (other := served.setdefault(topic.lstrip("/"), name)) != name:
-                raise ConfigError(f"{name}.topic = {topic!r} is {other}'s already; each input needs one of its own")
+    def _wrong_inputs(self, enabled: list[str]) -> Iterator[str]:
+        for name, one in self.inputs.items():
+            if isinstance(one, RadarConfig) and one.intensity_min >= one.intensity_max:
+                yield (f"{name}.intensity_min = {one.intensity_min:g} must be less than {name}.intensity_max = "
+                       f"{one.intensity_max:g}")
+        for name in ("fixed_frame", "base_frame"):
+            if not getattr(self, name):
+                yield f"{name} is empty; it must be the name of a frame"
+        foreign = [name for name in self.collector.tick_source if name not in self.inputs]
+        for name in foreign:
+            yield f"tick_source names {name!r}, which is not an input; inputs: {', '.join(self.inputs)}"
+        if not enabled:
+            yield "no input is enabled; enable at least one of " + ", ".join(self.inputs)
+        elif not foreign and not set(self.collector.tick_source) & set(enabled):
+            yield f"tick_source {self.collector.tick_source} has no enabled input; enabled: {enabled}"
 
-    def _check_targets(self) -> None:
+    def _wrong_topics(self, enabled: list[str]) -> Iterator[str]:
+        """Each topic has one role: of two, one would get nothing."""
+        for name in enabled:
+            if not self.inputs[name].topic:
+                yield f"{name}.topic is empty; the input {name} needs a topic"
+        uses = [(f"{name}.topic", name, self.inputs[name].topic) for name in enabled]
+        uses += [(f"{name}.info_topic", f"{name}.info_topic", self.inputs[name].info_topic)
+                 for name in dict.fromkeys([*enabled, *self.target_cameras]) if name in self.inputs]
+        uses.append(("odometry_topic", "odometry_topic", self.odometry_topic))
+        served = {"/tf": "tf", "/tf_static": "tf"}
+        for parameter_name, user, topic in uses:
+            if topic and (re.search(r"\s|//|/$", topic) or not topic.strip("/~")):
+                yield f"{parameter_name} = {topic!r} is no topic, such as /front/image"
+            elif topic and (other := served.setdefault(absolute(topic), user)) != user:
+                yield f"{parameter_name} = {topic!r} is {other}'s already; each needs one of its own" + (
+                    f". Leave it empty and give camera {user.partition('.')[0]!r} in calibration_file"
+                    if user.endswith(".info_topic") and other.endswith(".info_topic") else "")
+
+    def _wrong_targets(self) -> Iterator[str]:
         targets, cameras = self.target_cameras, [name for name, one in self.inputs.items() if one.modality in CAMERAS]
         if not targets or len(set(targets)) < len(targets):
-            raise ConfigError(f"target_cameras = [{', '.join(targets)}] must name at least one input, and each once")
+            yield f"target_cameras = [{', '.join(targets)}] must name at least one input, and each once"
         for name in targets:
             if name not in cameras:
-                raise ConfigError(f"target_cameras names {name!r}, which is no input with a camera; one of: "
-                                  + (", ".join(cameras) or "none; name one in inputs"))
-            if not self.inputs[name].info_topic and not self.calibration_file:
-                raise ConfigError(f"target camera {name} has no intrinsics: give {name}.info_topic, or its camera in "
-                                  "calibration_file")
+                yield (f"target_cameras names {name!r}, which is no input with a camera; one of: "
+                       + (", ".join(cameras) or "none; name one in inputs"))
+            elif not self.inputs[name].info_topic and not self.calibration_file:
+                yield (f"target camera {name} has no intrinsics: give {name}.info_topic, or its camera in "
+                       "calibration_file")
         for name, one in self.inputs.items():
             if one.view and one.view not in targets:
-                raise ConfigError(f"{name}.view = {one.view!r} must be empty or one of target_cameras: "
-                                  + ", ".join(targets))
-            if one.view and name in targets and one.view != name:
-                raise ConfigError(f"{name}.view = {one.view!r}, but {name} is a target camera, whose view is its own")
+                yield f"{name}.view = {one.view!r} must be empty or one of target_cameras: {', '.join(targets)}"
+            elif one.view and name in targets and one.view != name:
+                yield f"{name}.view = {one.view!r}, but {name} is a target camera, whose view is its own"
 
-    def _check_view(self, view: str, enabled: list[str]) -> None:
+    def _wrong_view(self, view: str, enabled: list[str]) -> Iterator[str]:
         for modality in CAMERAS:
             several = [name for name in enabled if modality_of(name) == modality]
             if len(several) > 1:
-                raise ConfigError(f"inputs {' and '.join(several)} are all {modality}, of which the view of {view} can "
-                                  f"have one; give each a view by {several[-1]}.view and target_cameras, or disable it")
+                yield (f"inputs {' and '.join(several)} are all {modality}, of which the view of {view} can have one; "
+                       f"give each a view by {several[-1]}.view and target_cameras, or disable it")
         kinds = {modality_of(name) for name in enabled}
         if self.collector.min_modalities > len(kinds):
-            raise ConfigError(f"min_modalities = {self.collector.min_modalities} exceeds the {len(kinds)} modalities "
-                              f"of the enabled inputs in the view of {view}: {', '.join(enabled) or 'none'}")
+            yield (f"min_modalities = {self.collector.min_modalities} exceeds the {len(kinds)} modalities of the "
+                   f"enabled inputs in the view of {view}: {', '.join(enabled) or 'none'}")
 
     def views(self) -> dict[str, list[str]]:
         """Target camera -> the inputs that are seen in its view, disabled ones too."""
@@ -301,9 +307,9 @@ class Config:
         for name, one in sorted(self.inputs.items(), key=lambda item: item[1].enabled):     # enabled ones have the word
             for topic, role in ((one.topic, name), (one.info_topic, f"{name}/info")):
                 if topic:
-                    roles["/" + topic.lstrip("/")] = role
+                    roles[absolute(topic)] = role
         if self.odometry_topic:
-            roles["/" + self.odometry_topic.lstrip("/")] = "odom"
+            roles[absolute(self.odometry_topic)] = "odom"
         return roles
 
     def used_topics(self) -> dict[str, str]:
@@ -321,9 +327,12 @@ class Config:
                 if name == "inputs":
                     self._name_inputs(value)
                     return
-                check(name, value, declaration)
-                owner = self._owner(name)
-                setattr(owner, name.rpartition(".")[2], value)
+                if problem := wrong(name, value, declaration):
+                    raise ConfigError(problem)
+                owner, last = self._owner(name), name.rpartition(".")[2]
+                if last in ("frame_id", "fixed_frame", "base_frame"):
+                    value = value.lstrip("/")       # as ROS 1 wrote it; all frames are compared without
+                setattr(owner, last, value)
                 return
         head, dot, _ = name.partition(".")
         if dot and head not in self.inputs and modality_of(head) in DEFAULTS:
@@ -358,10 +367,16 @@ class Config:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:
-        """Defaults overridden by a (nested or flat) mapping of parameter names."""
-        config = cls()
-        for name, value in sorted(flatten(values), key=lambda one: one[0] != "inputs"):
-            config.set(name, value)
+        """Defaults overridden by a (nested or flat) mapping of parameter names. Raises ConfigError that names every
+        wrong one."""
+        config, problems = cls(), []
+        for name, value in sorted(flattened(values).items(), key=lambda one: one[0] != "inputs"):
+            try:
+                config.set(name, value)
+            except ConfigError as error:
+                problems.append(str(error))
+        if problems:
+            raise ConfigError("; ".join(problems))
         return config.validate()
 
     @classmethod
@@ -371,53 +386,32 @@ class Config:
         Of a parameter file the sections count that a node named mss_perception, in any namespace, would take: those of
         wildcards first, those of its name over them.
         """
-        path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text())
-        except OSError as error:
-            raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"configuration {path} is not YAML: {error}") from error
+            content = yaml_file.load(path, "configuration")
+        except yaml_file.YamlError as error:
+            raise ConfigError(str(error)) from error
         if not isinstance(content, Mapping):
-            raise ConfigError(f"configuration {path} holds {type(content).__name__}, not a mapping of parameters")
-        sections = {str(name): section["ros__parameters"] for name, section in content.items()
-                    if isinstance(section, Mapping) and isinstance(section.get("ros__parameters"), Mapping)}
-        values = dict(flatten(content))
+            held = "nothing" if content is None else type(content).__name__
+            raise ConfigError(f"configuration {path} holds {held}, not a mapping of parameters")
+        sections = {name: section["ros__parameters"] for name, section in content.items()
+                    if isinstance(section, Mapping) and "ros__parameters" in section}
+        if empty := [name for name, section in sections.items() if not isinstance(section, Mapping)]:
+            raise ConfigError(f"configuration {path}: {empty[0]}'s ros__parameters must be a mapping of parameters, "
+                              "{} for none")
+        values = flattened(content)
         if sections:
             general = [one for name, one in sections.items() if name.rpartition("/")[2] in ("*", "**")]
             own = [one for name, one in sections.items() if name.rpartition("/")[2] == NODE]
             if not general + own:
                 raise ConfigError(f"configuration {path} has parameters of {', '.join(sections)}, none of {NODE} or "
                                   "/**")
-            values = dict(item for one in general + own for item in flatten(one))
-        return cls.from_mapping({k: v for k, v in values.items() if k.partition(".")[0] not in ROS_ONLY})
+            values = dict(item for one in general + own for item in flattened(one).items())
+        try:
+            return cls.from_mapping({k: v for k, v in values.items() if k.partition(".")[0] not in ROS_ONLY})
+        except ConfigError as error:
+            raise ConfigError(f"configuration {path}: {error}") from error
 
 
-def flatten(values: Mapping[str, Any], prefix: str = ""):
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + str(key), value
-
-
-def convert(name: str, value: Any, like: Any):
-    """`value` in the type of `like`; an int is taken for a float, nothing else is guessed."""
-    if isinstance(like, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(like, list) and isinstance(value, (list, tuple)):
-        return [str(item) for item in value]
-    if type(value) is not type(like):
-        raise ConfigError(f"{name} = {value!r} is {type(value).__name__}, must be {type(like).__name__}")
-    return value
-
-
-def check(name: str, value: Any, declaration) -> None:
-    """Raise ConfigError when the value is outside its declared range or choices."""
-    low, high, choices = (declaration.metadata.get(key) for key in ("low", "high", "choices"))
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{name} = {value} is not finite")
-    if low is not None and value < low or high is not None and value > high:
-        raise ConfigError(f"{name} = {value} is out of range [{low}, {'inf' if high is None else high}]")
-    if choices and value not in choices:
-        raise ConfigError(f"{name} = {value!r} must be one of {', '.join(choices)}")
+def absolute(topic: str) -> str:
+    """A topic's full name, in no namespace."""
+    return "/" + topic.lstrip("/")

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mss_perception import calibration
 from mss_perception.camera import Camera
-from mss_perception.config import CAMERAS, DEFAULTS, Config, InputConfig, modality_of
+from mss_perception.config import CAMERAS, DEFAULTS, Config, InputConfig, absolute, modality_of
 from mss_perception.message_types import ACCEPTED
 from mss_perception.proposal import (
     SERVED_BY,
     Proposal,
     candidates,
-    info_candidates,
+    free_infos,
     known_cameras,
     lidars_of,
     samples_of,
@@ -69,6 +70,8 @@ def judge(survey: Survey, config: Config, proposal: Proposal) -> Findings:
     if not survey.live and not any(latencies_ns(topic).any() for topic in served.values()):
         findings.notes.append("messages were received at their very stamps: the bag was not recorded but converted, so "
                               "latencies and the deadline cannot be measured with it")
+    if config.calibration_file:
+        findings.notes += calibration.load(config.calibration_file).foreign(config.inputs)
     cameras = known_cameras(survey, config)
     findings.missing += _intrinsics(survey, config, served, cameras)
     findings.missing += [f"{name}: frame {frame!r} has no transform to {target!r} ({why}): give it on /tf_static or in "
@@ -80,7 +83,7 @@ def judge(survey: Survey, config: Config, proposal: Proposal) -> Findings:
 
 
 def _absent(survey: Survey, name: str, configured: str) -> str:
-    text = f"{name}: nothing came on {'/' + configured.lstrip('/')}"
+    text = f"{name}: nothing came on {absolute(configured)}"
     fitting = candidates(survey, name)
     if not fitting:
         return f"{text}, and no other topic could serve it: {name}.enabled: false, if you do without"
@@ -140,8 +143,8 @@ def _intrinsics(survey: Survey, config: Config, served: dict[str, Topic], camera
         if info and info.error:
             yield f"{name}: camera_info on {info.name} cannot be used: {info.error}"
         if name not in cameras:
-            others = [other.name for other in info_candidates(survey, served[name])] if name in served else []
-            yield (f"no camera_info for {role}{name} on /{one.info_topic.lstrip('/')}"
+            others = [other.name for other in free_infos(survey, config, served[name])] if name in served else []
+            yield (f"no camera_info for {role}{name} on {absolute(one.info_topic)}"
                    + (f"; {', '.join(others)} could serve: {name}.info_topic: {others[0]}" if others
                       else f": publish it, or give camera {name!r} in calibration_file"))
         elif name in served and served[name].size and not same_shape(served[name], cameras[name]):

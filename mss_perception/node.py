@@ -229,7 +229,11 @@ class SegmentationNode(LifecycleNode):
 
 def main(argv: Sequence[str] | None = None) -> int:
     # Until spin(), SIGINT raises KeyboardInterrupt, which ends the loading of the network too.
-    rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:       # rclpy's own errors: an argument, or a parameter file that rcl cannot read
+        print(f"mss_perception: wrong arguments: {ros_params.one_line(error)}", file=sys.stderr)
+        return 2
     executor = SingleThreadedExecutor()
     node = None
     try:
@@ -252,6 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if node:
             node.close()
             leave(node)
+        rclpy.try_shutdown()    # makes way for a new default context: main may be called again
         gc.freeze()     # else the interpreter's last collections walk over all of torch, for a second on a busy machine
     return 0
 

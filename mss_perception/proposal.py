@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import copy
-import errno
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
 from mss_perception import calibration
-from mss_perception.calibration import Calibration
 from mss_perception.camera import MAX_PIXELS, Camera
-from mss_perception.config import CAMERAS, Config, modality_of
+from mss_perception.config import CAMERAS, Config, absolute, modality_of
 from mss_perception.message_types import ACCEPTED, COMPRESSED
 from mss_perception.survey import Survey, Topic
 from mss_perception.timing import Phase, Samples, distances, phase, rhythm, trial
@@ -36,12 +32,14 @@ LONGEST_HOLD_SEC = 5.0      # a sensor that comes less often is not held: what i
 @dataclass
 class Proposal:
     """config: complete and valid. reasons: parameter -> why it has its value. guesses: cameras whose intrinsics nothing
-    brings, with nominal ones. gaps: frames (parent, child) that nothing connects. phases: input -> offset to the
-    reference input, None where it cannot be measured."""
+    brings: nominal ones, or, where same_as names a topic, those of that camera_info, of the same frame and size. gaps:
+    frames (parent, child) that nothing connects. phases: input -> offset to the reference input, None where it cannot
+    be measured."""
 
     config: Config
     reasons: dict[str, str] = field(default_factory=dict)
     guesses: dict[str, Camera] = field(default_factory=dict)
+    same_as: dict[str, str] = field(default_factory=dict)
     gaps: list[tuple[str, str]] = field(default_factory=list)
     reference: str = ""
     phases: dict[str, Phase | None] = field(default_factory=dict)
@@ -55,7 +53,7 @@ class Proposal:
 
 def topic_of(survey: Survey, name: str) -> Topic | None:
     """The topic of a configured name, if any message came on it."""
-    topic = survey.topics.get("/" + name.lstrip("/")) if name else None
+    topic = survey.topics.get(absolute(name)) if name else None
     return topic if topic and topic.count else None
 
 
@@ -95,6 +93,12 @@ def info_candidates(survey: Survey, image: Topic) -> list[Topic]:
     return sorted(fitting, key=order)
 
 
+def free_infos(survey: Survey, config: Config, image: Topic) -> list[Topic]:
+    """The info_candidates that no input has yet: of two inputs with one topic, one would get nothing."""
+    used = {absolute(one.info_topic) for one in config.inputs.values() if one.enabled}
+    return [info for info in info_candidates(survey, image) if info.name not in used]
+
+
 def choose_topics(survey: Survey, proposal: Proposal) -> None:
     """Topics of all inputs and their camera_info; inputs that nothing serves are disabled."""
     config = proposal.config
@@ -112,7 +116,7 @@ def choose_topics(survey: Survey, proposal: Proposal) -> None:
             taken.add(topic.name)
         if topic.type != one.message_type and topic.type in ACCEPTED[one.modality]:
             proposal.set(f"{name}.message_type", topic.type, f"that of {topic.name}")
-        infos = info_candidates(survey, topic) if one.modality in CAMERAS else []
+        infos = free_infos(survey, config, topic) if one.modality in CAMERAS else []
         if infos and topic_of(survey, one.info_topic) is None:
             proposal.set(f"{name}.info_topic", infos[0].name, "of the same namespace or frame as the images")
     odometries = survey.of_kind("odometry")
@@ -147,7 +151,7 @@ def known_transforms(survey: Survey, config: Config) -> Transforms:
         for message in topic.kept:
             if topic.kind == "tf":
                 transforms.add_message(message, static=name == "/tf_static")
-            elif name == "/" + config.odometry_topic.lstrip("/"):
+            elif name == absolute(config.odometry_topic):
                 transforms.add_odometry(message)
     return transforms
 
@@ -181,15 +185,35 @@ def choose_calibration(survey: Survey, proposal: Proposal) -> None:
     config = proposal.config
     cameras = known_cameras(survey, config)
     present = [name for name, one in config.inputs.items() if one.enabled and topic_of(survey, one.topic)]
+    _drop_empty_views(proposal)
     there = sorted((name for name in present if modality_of(name) in CAMERAS),
                    key=lambda name: CAMERAS.index(modality_of(name)))
     if not {*present, *cameras} & set(config.target_cameras) and there:
         target = next((name for name in there if name in cameras), there[0])
         proposal.set("target_cameras", [target], "the camera that there is")
     for name in there:
-        if name not in cameras and (guess := nominal_camera(survey, config, name)):
+        if name in cameras:
+            continue
+        image = topic_of(survey, config.inputs[name].topic)
+        twin = next((info for info in info_candidates(survey, image) if info.camera and info.size == image.size
+                     and info.frame_id == image.frame_id), None)
+        if twin:        # depth that is registered to the colour camera, say
+            proposal.same_as[name] = twin.name
+        if guess := twin.camera if twin else nominal_camera(survey, config, name):
             proposal.guesses[name] = cameras[name] = guess
     proposal.gaps = sorted({(target, frame) for frame, target, _ in unconnected(survey, config, cameras).values()})
+
+
+def _drop_empty_views(proposal: Proposal) -> None:
+    """Target cameras that no input is left in the view of, unless all are."""
+    config, views = proposal.config, proposal.config.views()
+    kept = [view for view, names in views.items() if any(config.inputs[name].enabled for name in names)]
+    if not kept or len(kept) == len(views):
+        return
+    proposal.set("target_cameras", kept, "those with data")
+    for name, one in config.inputs.items():
+        if one.view and one.view not in kept:
+            proposal.set(f"{name}.view", "", f"{one.view} is no target camera")
 
 
 def nominal_camera(survey: Survey, config: Config, name: str) -> Camera | None:
@@ -342,72 +366,3 @@ def propose(survey: Survey, config: Config) -> Proposal:
     choose_timing(survey, proposal)
     proposal.config.validate()
     return proposal
-
-
-# --------------------------------------------------------------------------------------------------------------- files
-
-def config_text(proposal: Proposal, source: str) -> str:
-    """A ROS 2 parameter file with what differs from the defaults, each line with its reason."""
-    defaults = {name: value for name, value, _ in Config.of_inputs(proposal.config.inputs).parameters()}
-    defaults["inputs"] = list(Config().inputs)
-    lines = [f"# Parameters of mss_perception for {' '.join(source.split())}: only what differs from the defaults.",
-             "# Every parameter with its meaning and range: docs/parameters.md. See also docs/calibration.md.",
-             "/**:", "  ros__parameters:"]
-    section = ""
-    for name, value, _ in proposal.config.parameters():
-        if name in defaults and value == defaults[name]:
-            continue
-        owner, _, last = name.rpartition(".")
-        if owner != section:
-            lines.append(f"    {owner}:")
-            section = owner
-        reason = " ".join(proposal.reasons.get(name, "").split())
-        lines.append(f"    {'  ' if owner else ''}{last}: {json.dumps(value)}" + (f"     # {reason}" if reason else ""))
-    if len(lines) == 4:
-        lines[-1] += " {}      # the defaults fit"
-    return "\n".join(lines) + "\n"
-
-
-def calibration_text(proposal: Proposal, known: Calibration) -> str:
-    """A calibration file: what is known from the present one, nominal cameras marked as guesses, gaps as comments."""
-    lines = ["# Calibration of mss_perception; docs/calibration.md says how to get each value.", "cameras:"]
-    for name, camera in known.cameras.items():
-        lines.append(_camera_line(name, camera))
-    for name, camera in proposal.guesses.items():
-        lines += [f"  # GUESS: only the size of {name} is known. A pinhole of {NOMINAL_VIEW_DEG:g} degrees across is",
-                  "  # assumed, without distortion; results are geometrically wrong until it is calibrated.",
-                  _camera_line(name, camera)]
-    lines.append("extrinsics:       # T_parent_child: where child is in parent; metres, quaternion x y z w")
-    for parent, child, T in known.extrinsics:
-        lines.append(f"  - {{parent: {json.dumps(parent)}, child: {json.dumps(child)}, "
-                     f"matrix: {json.dumps(np.asarray(T).ravel().tolist())}}}")
-    for parent, child in proposal.gaps:
-        lines += ["  # MISSING: measure it, write it here and take the # away",
-                  f"  # - {{parent: {json.dumps(parent)}, child: {json.dumps(child)}, translation: [0, 0, 0], "
-                  "rotation: [0, 0, 0, 1]}"]
-    return "\n".join(lines) + "\n"
-
-
-def _camera_line(name: str, camera: Camera) -> str:
-    return (f"  {name}: {{frame_id: {json.dumps(camera.frame_id)}, width: {camera.width}, height: {camera.height}, "
-            f"distortion_model: {camera.model},\n    K: {json.dumps(camera.K.ravel().tolist())}, "
-            f"D: {json.dumps(list(camera.D))}}}")
-
-
-def write(path: Path, proposal: Proposal, source: str) -> list[Path]:
-    """Write the configuration and, when it needs one, a calibration file beside it. Returns what was written.
-
-    Raises FileExistsError rather than overwriting anything, and OSError.
-    """
-    files = {}
-    if proposal.guesses or proposal.gaps:
-        given = proposal.config.calibration_file
-        beside = path.with_name(path.stem + "_calibration.yaml")
-        files[beside] = calibration_text(proposal, calibration.load(given) if given else Calibration())
-        proposal.set("calibration_file", str(beside.resolve()), "fill in what is marked there")
-    files[path] = config_text(proposal, source)
-    if there := [one for one in files if one.exists()]:
-        raise FileExistsError(errno.EEXIST, "exists already; name another file", str(there[0]))
-    for file, text in files.items():
-        file.write_text(text, encoding="utf-8")
-    return list(files)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 import sys
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
-from mss_models.modality import MODALITIES
-from mss_perception.config import Config, ConfigError, modality_of
+from mss_perception.config import ROS_ONLY, Config, ConfigError
 
 
 def declare(node: Node) -> tuple[bool, Config]:
@@ -43,16 +43,22 @@ def declare(node: Node) -> tuple[bool, Config]:
 
 
 def unlisted(node: Node, config: Config) -> list[str]:
-    """What is wrong with the given parameters of inputs that there are not. ROS itself overlooks such ones."""
-    def problem(name: str) -> str:
-        try:
-            config.set(name, None)
-        except ConfigError as error:
-            return str(error)
-
+    """What is wrong with the given parameters that there are not, misspelt ones above all. ROS itself overlooks them,
+    replay refuses them as well."""
+    known, problems = {name for name, *_ in config.parameters()}, []
     # Not public, but there is no other way to what was given and not declared.
-    return [problem(name) for name in sorted(node._parameter_overrides)
-            if modality_of(name.partition(".")[0]) in MODALITIES and not node.has_parameter(name)]
+    for name in sorted(node._parameter_overrides):
+        if name not in known and name.partition(".")[0] not in ROS_ONLY and not node.has_parameter(name):
+            try:
+                config.set(name, None)
+            except ConfigError as error:
+                problems.append(str(error))
+    return problems
+
+
+def one_line(error: Exception) -> str:
+    """Of rcl: what is wrong with the command line or a parameter file, without the places in rcl's source."""
+    return " ".join(re.sub(r",? at /\S+:\d+", "", str(error)).split())
 
 
 def descriptor(default, declaration: dataclasses.Field) -> ParameterDescriptor:

@@ -194,6 +194,34 @@ def test_the_defaults_are_not_repeated_and_each_line_has_its_reason(tmp_path):
     assert all("#" in line for line in text.splitlines() if "offset_sec" in line)
 
 
+def test_depth_that_is_registered_to_the_camera_gets_its_intrinsics_in_the_calibration(tmp_path, network):
+    """One camera_info for both, as of an RGB-D driver: of two inputs that name it, one would get nothing."""
+    with BagWriter(tmp_path / "bag") as bag:
+        for name, time_ns, message in read_bag(boxes.write_bag(tmp_path / "whole")):
+            if name == "/depth/image":
+                message.header.frame_id = "camera_optical"
+            if name in ("/image", "/camera_info", "/depth/image", "/tf_static"):
+                bag.write(name.replace("/depth/", "/depth_"), message, time_ns)
+    _, report = checked(tmp_path / "bag", tmp_path, "--write", tmp_path / "config.yaml")
+    assert any("no camera_info for depth on /depth/camera_info: publish it" in text for text in report["missing"])
+    assert "That of /camera_info" in (tmp_path / "config_calibration.yaml").read_text()
+    status, report = checked(tmp_path / "bag", tmp_path, "--config", tmp_path / "config.yaml")
+    assert status == 0, report["missing"]
+    assert report["cameras"]["depth"] == report["cameras"]["rgb"]
+    records = replayed(tmp_path / "bag", tmp_path / "config.yaml", tmp_path, network)
+    assert all(record["mask"]["rgb"] and record["mask"]["depth"] for record in records)
+
+
+def test_a_camera_of_the_calibration_that_no_input_has_is_told(tmp_path):
+    entry = "{frame_id: a, width: 96, height: 64, K: [80, 0, 47.5, 0, 80, 31.5, 0, 0, 1]}"
+    (tmp_path / "calibration.yaml").write_text(f"cameras: {{rgb_letf: {entry}}}")
+    (tmp_path / "config.yaml").write_text(
+        f"inputs: [rgb, rgb_left]\nrgb.view: rgb\ntarget_cameras: [rgb, rgb_left]\nrgb_left.topic: left\n"
+        f"calibration_file: {tmp_path}/calibration.yaml")
+    _, report = checked(boxes.write_bag(tmp_path / "bag", seconds=0.5), tmp_path, "--config", tmp_path / "config.yaml")
+    assert any("'rgb_letf'" in note and "meant rgb_left?" in note for note in report["notes"]), report["notes"]
+
+
 def test_a_lidar_stamped_at_its_sweeps_start_gets_a_deadline_that_waits_for_it(tmp_path, network):
     bag = rig_bag(tmp_path / "bag", rgb_hz=10, depth_hz=10, lidar_offset_ms=0, sweep_start=True,
                   latency_ms={"lidar": 30})      # after the sweep's end: 120 ms after the stamp

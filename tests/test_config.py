@@ -1,11 +1,15 @@
-"""config.py: which sections of a ROS 2 parameter file count, and what is refused."""
+"""config.py and yaml_file.py: which sections of a ROS 2 parameter file count, and what is refused."""
 
 from __future__ import annotations
 
+import string
+import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from mss_perception import yaml_file
 from mss_perception.config import Config, ConfigError
 
 SECTIONS = """
@@ -49,12 +53,111 @@ def test_a_plain_mapping_serves_as_well(tmp_path):
     ("/other: {ros__parameters: {tick_rate_hz: 7}}", "has parameters of /other, none of mss_perception"),
     ("/**: {ros__parameters: {model_log: 7}}", "unknown parameter 'model_log'"),
     ("/**: {ros__parameters: {tick_rat_hz: 7}}", "meant tick_rate_hz"),
-    ("/**: {ros__parameters: [tick_rate_hz]}", "unknown parameter"),
+    ("/**: {ros__parameters: [tick_rate_hz]}", r"/\*\*'s ros__parameters must be a mapping"),
+    ("/**: {ros__parameters: }", r"/\*\*'s ros__parameters must be a mapping of parameters, {} for none"),
     ("[1, 2]", "holds list, not a mapping"),
+    ("", "holds nothing, not a mapping"),
+    ("tick_rate_hz: 5\ntick_rate_hz: 6", r"'tick_rate_hz' is given twice \(line 2"),
+    ("lidar.offset_sec: 0.1\nlidar: {offset_sec: 0.2}", r"lidar\.offset_sec is given twice"),
+    ("deadline_sec: 1" + "0" * 400, "deadline_sec has an integer of more than 64 bits"),
+    ("deadline_sec: 1" + "0" * 5000, "holds a value that cannot be read"),
+    ("rgb: {max_bytes: 9223372036854775808}", r"rgb\.max_bytes has an integer of more than 64 bits"),
+    ("jump_back_sec: 1e308", r"jump_back_sec = 1e\+308 is out of range"),
+    ("max_future_sec: 1e308", r"max_future_sec = 1e\+308 is out of range"),
+    ("deadline_sec: .nan", "deadline_sec = nan is not finite"),
+    ("deadline_sec: 2001-99-99", "deadline_sec = '2001-99-99' is str, must be float"),
+    ("deadline_sec: 1:30", "deadline_sec = '1:30' is str"),
+    ("tick_source: [rgb, 3]", "tick_source has the item 3, which is int"),
+    ("checkpoint: " + "x" * 5000 + "\nlate_policy: " + "y" * 5000, r"late_policy = 'y+\.\.\. must be one of"),
+    ("rgb: {topic: a b}", r"rgb\.topic = 'a b' is no topic"),
+    ("rgb: {topic: /}", r"rgb\.topic = '/' is no topic"),
+    ("&a {rgb: *a}", r"aliases \(\*\) are not supported.* \(line 1, column 10\)"),
+    ("{[1]: 2}", "a sequence stands where a name should"),
+    ("on: 2", "'on' stands where a name should"),
+    ("[" * 3000, "nested more than 32 deep"),
+    ("a: !!python/object:os.system {}", "could not determine a constructor"),
+    ("a: !!int x", "holds a value that cannot be read"),
+    ('a: "\\ud800"', "holds a value that cannot be read"),
+    ("a: 1\n---\nb: 1", "expected a single document"),
 ])
 def test_what_cannot_be_meant_is_refused(tmp_path, text, complaint):
     with pytest.raises(ConfigError, match=complaint):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize("content, place", [(b"checkpoint: \xe4", "0xe4 at position 12"),
+                                            (b"a: \0", "0x00 at position 3")])
+def test_a_file_that_is_no_text_is_refused_by_its_byte(tmp_path, content, place):
+    (tmp_path / "parameters.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"parameters.yaml must be text in UTF-8; it has {place}"):
+        Config.from_yaml(tmp_path / "parameters.yaml")
+
+
+def test_a_file_that_is_not_there_or_endless_or_no_file_is_refused(tmp_path):
+    for path, words in ((tmp_path, "Is a directory"), (tmp_path / "none.yaml", "No such file"),
+                        (Path("/dev/zero"), "is larger than 256 KiB"), ("a\0b", "null byte")):
+        with pytest.raises(ConfigError, match=words):
+            Config.from_yaml(path)
+
+
+def test_a_bomb_of_aliases_is_refused_before_it_grows(tmp_path):
+    """Eight names of eight names ... ten levels deep: a thousand million parameters when written out."""
+    levels = [f"{one}: &{one} {{{', '.join(f'k{i}: *{before}' for i in range(8))}}}"
+              for before, one in zip("abcdefghi", "bcdefghij", strict=True)]
+    started = time.monotonic()
+    with pytest.raises(ConfigError, match="aliases"):
+        read(tmp_path, "\n".join(["a: &a {k: 1}", *levels]))
+    assert time.monotonic() - started < 5       # and no minutes
+
+
+def test_values_are_read_as_ros_reads_them(tmp_path):
+    """What rcl_yaml_param_parser makes of the same text; PyYAML's own loader differs in those of its own line."""
+    text = ("a: 1e-3\nb: 2001-01-02\nc: 1:30\nd: 1_000\n"
+            "e: 5\nf: -2.5\ng: true\nh: yes\ni: off\nj: text\nk: '5'\nl: 0x10\nm: 010\nn: .5\no: [1, 2.0]\np:\n"
+            "q: -.inf\n")
+    (tmp_path / "values.yaml").write_text(text)
+    found = yaml_file.load(tmp_path / "values.yaml", "file")
+    assert [found[name] for name in "abcd"] == [0.001, "2001-01-02", "1:30", "1_000"]
+    usual = yaml.safe_load(text)
+    assert {name: found[name] for name in string.ascii_lowercase[4:17]} == \
+        {name: usual[name] for name in string.ascii_lowercase[4:17]}
+    assert all(type(found[name]) is type(usual[name]) for name in string.ascii_lowercase[4:17])
+
+
+def test_every_wrong_value_is_named_at_once(tmp_path):
+    with pytest.raises(ConfigError) as first:
+        read(tmp_path, "tick_rat_hz: 5\nlidar: {offset_sec: 7.0, topic: 5}\nlate_policy: never")
+    assert all(words in str(first.value) for words in (
+        "parameters.yaml", "'tick_rat_hz'; meant tick_rate_hz", "lidar.offset_sec = 7.0 is out of range",
+        "lidar.topic = 5 is int, must be str", "late_policy = 'never' must be one of"))
+    with pytest.raises(ConfigError) as second:      # and, where each is right, all that does not go together
+        read(tmp_path, "tick_source: [radar]\ntarget_cameras: [lidar]\nrgb.topic: ''\ndepth.topic: points\n"
+                       "lidar.view: a")
+    assert all(words in str(second.value) for words in (
+        "tick_source names 'radar'", "target_cameras names 'lidar'", "rgb.topic is empty",
+        "lidar.topic = 'points' is depth's already", "lidar.view = 'a'"))
+
+
+@pytest.mark.parametrize("values, complaint", [
+    ({"lidar.topic": "/odom"}, "odometry_topic = 'odom' is lidar's already"),
+    ({"depth.topic": "tf"}, "depth.topic = 'tf' is tf's already"),
+    ({"lidar.topic": "camera_info"}, "rgb.info_topic = 'camera_info' is lidar's already"),
+    ({"depth.info_topic": "camera_info"}, "depth.info_topic = 'camera_info' is rgb.info_topic's already.* Leave it "
+                                          "empty and give camera 'depth' in calibration_file"),
+    ({"odometry_topic": "/tf_static"}, "odometry_topic = '/tf_static' is tf's already"),
+])
+def test_a_topic_of_two_roles_is_refused_since_one_would_get_nothing(values, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        Config.from_mapping(values)
+    off = {f"{name}.enabled": False for name in ("lidar", "depth")}
+    assert Config.from_mapping({**values, "odometry_topic": "", **off}).inputs["rgb"].enabled
+
+
+def test_frames_may_be_written_as_in_ros_1():
+    config = Config.from_mapping({"fixed_frame": "/map", "base_frame": "/base", "rgb.frame_id": "/cam",
+                                  "rgb.topic": "/a"})
+    assert (config.fixed_frame, config.base_frame, config.inputs["rgb"].frame_id, config.inputs["rgb"].topic) == \
+        ("map", "base", "cam", "/a")
 
 
 def test_the_shipped_parameter_files_are_valid():
@@ -114,6 +217,7 @@ VIEWS = {**TWO, "target_cameras": ["rgb", "rgb_left"]}
     ({**VIEWS, "rgb.view": "rgb_left"}, r"rgb\.view = 'rgb_left', but rgb is a target camera, whose view is its own"),
     ({**VIEWS, "min_modalities": 2}, r"min_modalities = 2 exceeds the 1 modalities of the enabled inputs in the view "
                                      r"of rgb: rgb"),
+    ({"fixed_frame": "/"}, "fixed_frame is empty"),
     ({"lidar.message_type": "sensor_msgs/msg/LaserScan"}, r"'sensor_msgs/msg/LaserScan' must be one of "
                                                           r"sensor_msgs/msg/PointCloud2"),
 ])
