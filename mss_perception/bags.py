@@ -10,7 +10,7 @@ over (struct.error, OverflowError, sqlite3.Error, AssertionError ...), and all o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +19,7 @@ from pathlib import Path
 import yaml
 from rosbags.interfaces import (
     MessageDefinitionFormat,
+    Nodetype,
     Qos,
     QosDurability,
     QosHistory,
@@ -124,20 +125,31 @@ def open_bag(path: str | Path):
         try:
             readers = [stack.enter_context(Reader(file)) for file in _storage(path)]
             connections = [connection for reader in readers for connection in reader.connections]
-            store, unknown = _types_of(connections)
+            store, unknown = _types_of(frozenset((one.msgtype, *one.msgdef) for one in connections))
         except BagError:
             raise
         except Exception as error:
-            raise BagError(f"bag {path} cannot be opened: {error or type(error).__name__}") from error
+            raise BagError(f"bag {path} cannot be opened: {_text(error)}{_rescue(path)}") from error
         yield OpenBag(path, readers, connections, store, unknown)
+
+
+def _text(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _rescue(path: Path) -> str:
+    """What to try with a damaged bag: a recording that was cut off has no index, but its messages are there."""
+    files = [path] if path.is_file() else sorted(path.glob("*.mcap"))
+    whole = [one for one in files if one.suffix == ".mcap" and one.stat().st_size]
+    return f"; was it cut off? `mcap recover {whole[-1]} -o whole.mcap` saves what was written" if whole else ""
 
 
 def _storage(path: Path) -> list[Path]:
     """What rosbags' Reader is to open: the folder, or the files in it where the metadata does not say their format."""
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
-    if path.is_file():
-        if path.suffix not in (".mcap", ".db3"):
+    if not path.is_dir():
+        if not path.is_file() or path.suffix not in (".mcap", ".db3"):
             raise BagError(f"{path} is no bag; must be a bag's folder, an .mcap or a .db3 file")
         return [path]
     metadata = path / "metadata.yaml"
@@ -147,7 +159,8 @@ def _storage(path: Path) -> list[Path]:
                        + (f"{', '.join(files)}: give such a file itself, or run `ros2 bag reindex`" if files
                           else "no .mcap or .db3 file: not a bag"))
     try:
-        information = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        information = yaml.load(metadata.read_text(), loader)["rosbag2_bagfile_information"]
         if information["storage_identifier"]:
             return [path]
         return [path / Path(name).name for name in information["relative_file_paths"]]
@@ -155,28 +168,44 @@ def _storage(path: Path) -> list[Path]:
         raise BagError(f"{metadata} is no rosbag2 metadata: {error!r}") from error
 
 
-def _types_of(connections):
-    """(typestore that reads these connections, names of types that it cannot read).
+@lru_cache(maxsize=8)   # to make the classes takes a while, and a bag is opened several times
+def _types_of(definitions: frozenset[tuple[str, MessageDefinitionFormat, str]]) -> tuple[Typestore, set[str]]:
+    """(typestore that reads messages of these types, names of the types that it cannot read).
 
-    A bag's own definition wins over ours; ours serves where the bag has none or rosbags cannot parse it.
+    definitions: (type, form, text). A bag's own definition wins over ours; ours serves where the bag has none or
+    rosbags cannot parse it.
     """
     types, unknown = dict(typestore().fielddefs), set()
-    for connection in connections:
-        form, text = connection.msgdef
+    for name, form, text in sorted(definitions, key=lambda one: one[0]):
         try:
             if form == MessageDefinitionFormat.MSG:
-                types.update(get_types_from_msg(text, connection.msgtype))
+                types.update(get_types_from_msg(text, name))
             elif form == MessageDefinitionFormat.IDL:
                 # A bundle of IDL files, each under a line of = and one that names it.
                 for part in text.split("=" * 80 + "\nIDL: "):
                     types.update(get_types_from_idl(part.partition("\n")[2]) if part else {})
         except TypesysError:
             pass
-        if connection.msgtype not in types:
-            unknown.add(connection.msgtype)
+        if name not in types:
+            unknown.add(name)
+    needed: dict = {}
+    for name, _, _ in definitions:
+        _collect(name, types, needed)
     store = get_typestore(Stores.EMPTY)
-    store.register(types)
+    store.register(needed)
     return store, unknown
+
+
+def _collect(name: str, types: Mapping[str, tuple], needed: dict) -> None:
+    """Take a type, and those that its fields are of, from `types`."""
+    if name not in types or name in needed:
+        return
+    needed[name] = types[name]
+    for _, (kind, what) in types[name][1]:
+        while kind in (Nodetype.ARRAY, Nodetype.SEQUENCE):
+            kind, what = what[0]
+        if kind == Nodetype.NAME:
+            _collect(what, types, needed)
 
 
 @dataclass
@@ -209,9 +238,12 @@ class OpenBag:
             try:
                 item = next(merged, None)
             except Exception as error:
-                raise BagError(f"bag {self.path} is damaged: {error or type(error).__name__}") from error
+                raise BagError(f"bag {self.path} is damaged: {_text(error)}{_rescue(self.path)}") from error
             if item is None:
                 return
+            if item[1] >= 1 << 63:      # MCAP has one bit more than ROS
+                raise BagError(f"bag {self.path} is damaged: a message on {item[0].topic} was received at {item[1]} "
+                               "ns, which is no time of ROS")
             yield item
 
     def deserialize(self, connection, time_ns: int, data):
