@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_ENCODINGS, DELIVER_MODALITIES
 from mss_perception import messages
 from mss_perception.bags import read_bag
 from mss_perception.camera import Camera
@@ -56,8 +56,11 @@ def files(root):
 
 def test_tree_has_delivers_layout(tree):
     names = [name for name in files(tree) if name.endswith(".png")]
-    folders = {"img": "rgb", "depth": "depth", "lidar": "lidar", "event": "event", "semantic": "semantic"}
-    frames = [f"sun/train/MAP_1_point0/{frame:06d}" for frame in range(8)] + ["night/train/MAP_2_point1/000000"]
+    folders = {"img": "rgb", "depth": "depth", "hha": "depth", "lidar": "lidar", "event": "event",
+               "radar": "radar", "semantic": "semantic"}
+    streets = ["sun/train/MAP_1_point0", "night/train/MAP_2_point1"]
+    frames = [f"{street}/{frame:06d}" for street in streets for frame in range(4)]
+    frames += ["sun/train/MAP_3_point2_motionblur/000000"]
     expected = {f"{kind}/{frame}_{suffix}_front.png" for kind, suffix in folders.items() for frame in frames}
     assert set(names) == expected
     assert set(files(tree)) - expected == {"encodings.json", "recording.json"}
@@ -71,6 +74,9 @@ def test_tree_is_read_by_the_loader_with_its_encodings(tree):
     data = Deliver(tree, "train")
     assert len(data) == 9
     assert data.encodings == {name: DEFAULT_ENCODINGS[name] for name in DELIVER_MODALITIES}
+    known = json.loads((tree / "encodings.json").read_text())
+    assert known["hha"] == DELIVER_ENCODINGS["depth"].to_dict()
+    assert known["radar"] == DEFAULT_ENCODINGS["radar"].to_dict()
     for sample in (data[0], data[8]):
         assert set(sample.images) == {"rgb", "depth", "event", "lidar"}
         for name, image in sample.images.items():
@@ -79,9 +85,15 @@ def test_tree_is_read_by_the_loader_with_its_encodings(tree):
         assert (sample.images["depth"][..., 2] == 255).mean() > 0.3
         assert not sample.images["event"][..., 2].any()
         assert sample.images["lidar"].any(-1).mean() > 0.2
+    for kind, least, most in (("hha/{}_depth", 0.3, 0.9), ("radar/{}_radar", 0.01, 0.8)):
+        path = tree / f"{kind.format('sun/train/MAP_1_point0/000000')}_front.png"
+        there = cv2.imread(str(path)).any(-1)
+        assert there.shape == (SIZE, SIZE)
+        assert least < there.mean() < most
     record = json.loads((tree / "recording.json").read_text())["train"]
     assert record["frames"] == 9
     assert record["seed"] == 4
+    assert record["cases"] == ["motionblur", "normal"]
     assert sum(share > 0 for share in record["class_shares"].values()) >= 12
     assert sum(record["class_shares"].values()) == pytest.approx(1, abs=1e-3)
 
@@ -93,7 +105,7 @@ def test_tree_is_the_same_for_any_number_of_processes_and_after_an_interruption(
     assert files(other) == whole
     # an interrupted run: a frame without its rgb image, which is written last, and one that was never begun
     for name in whole:
-        if "/MAP_2_point1/" in name or name.endswith("MAP_1_point0/000007_rgb_front.png"):
+        if "/MAP_2_point1/" in name or name.endswith("MAP_1_point0/000003_rgb_front.png"):
             (other / name).unlink()
     assert synthesize_tree(other, "--frames", 9, "--weather", "sun", "night", "--jobs", 1) == 0
     assert files(other) == whole
@@ -151,6 +163,7 @@ def test_no_two_streets_of_the_splits_and_the_bag_share_a_seed():
 @pytest.mark.parametrize("arguments", [
     ["--format", "deliver"], ["--format", "deliver", "--frames", "4", "--duration", "2"],
     ["--format", "deliver", "--frames", "4", "5"], ["--format", "bag", "--duration", "0"],
+    ["--format", "deliver", "--frames", "4", "--case", "mixed", "normal"], ["--format", "bag", "--case", "mixed"],
     ["--format", "deliver", "--frames", "0"], ["--format", "bag", "--weather", "snow"]])
 def test_wrong_options_are_refused(arguments, tmp_path):
     with pytest.raises(SystemExit) as stop:
@@ -160,7 +173,7 @@ def test_wrong_options_are_refused(arguments, tmp_path):
 
 
 def test_unknown_weather_names_the_known_ones():
-    with pytest.raises(weather.WeatherError, match="sun, cloud, night"):
+    with pytest.raises(weather.WeatherError, match="cloud, fog, night, rain, sun"):
         weather.light("snow", np.random.default_rng(0))
 
 
@@ -184,8 +197,10 @@ def test_bag_topics_counts_and_stamps(bag_folder):
         found[topic].append((received, message))
     counts = {topic: len(items) for topic, items in found.items()}
     assert counts == {"/image": 11, "/camera_info": 11, "/labels": 11, "/depth/image": 11, "/depth/camera_info": 11,
-                      "/points": 11, "/events": 130, "/events/camera_info": 13, "/odom": 130, "/tf_static": 1}
-    for topic, sensor in (("/image", "rgb"), ("/depth/image", "depth"), ("/points", "lidar"), ("/odom", "odom")):
+                      "/points": 11, "/radar": 11, "/events": 130, "/events/camera_info": 13, "/odom": 130,
+                      "/tf_static": 1}
+    for topic, sensor in (("/image", "rgb"), ("/depth/image", "depth"), ("/points", "lidar"), ("/radar", "radar"),
+                          ("/odom", "odom")):
         stamps = np.array([messages.stamp_ns(message.header) for _, message in found[topic]])
         delays = np.array([received for received, _ in found[topic]]) - stamps
         assert (np.diff(stamps) == TIMING[sensor].period_ns).all()
@@ -222,7 +237,7 @@ def test_bag_places_every_sensor_and_its_motion(bag_folder):
             where.add_odometry(message)
             twists[messages.stamp_ns(message.header)] = message.twist.twist
     rig = Rig.of_size(SIZE)
-    for frame in ("camera_optical", "depth_optical", "event_optical", "lidar"):
+    for frame in ("camera_optical", "depth_optical", "event_optical", "lidar", "radar"):
         assert np.allclose(where.lookup("base_link", frame), rig.mount(frame), atol=1e-9)
     for stamp in list(twists)[20:100:20]:
         before, now, after = (where.lookup("odom", "base_link", stamp + shift) for shift in (-10 * MS, 0, 10 * MS))
@@ -239,6 +254,18 @@ def test_bag_is_the_same_for_any_number_of_processes(bag_folder, tmp_path):
     assert synthesize.main([*arguments, "--frames", "11", "--jobs", "2"]) == 0
     assert (other / "bag.mcap").read_bytes() == (bag_folder / "bag.mcap").read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+
+
+def test_a_bag_takes_any_weather_and_case(tmp_path):
+    out = tmp_path / "bag"
+    arguments = ["--out", str(out), "--format", "bag", "--size", "32", "--seed", "4", "--frames", "1", "--jobs", "1"]
+    assert synthesize.main([*arguments, "--weather", "rain", "--case", "eventlowres"]) == 0
+    info = next(message for topic, _, message in read_bag(out, ["/events/camera_info"]))
+    assert (info.width, info.height) == (8, 6)
+    for _, _, message in read_bag(out, ["/events"]):
+        packet = messages.decode_events(message, 10 * MS)
+        assert (np.diff(packet.t) >= 0).all()
+        assert not len(packet) or (packet.x.max() < 8 and packet.y.max() < 6)
 
 
 def test_an_existing_bag_is_not_overwritten(bag_folder, capsys):

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from mss_perception.bags import BagError
 from training.commands import Parser, at_least
-from training.datasets.deliver import SPLITS
+from training.datasets.deliver import CASES, NORMAL, SPLITS
 from training.synthetic import bag, deliver_tree
-from training.synthetic.rig import MS, TIMING, Rig
+from training.synthetic.rig import MS, TIMING
 from training.synthetic.weather import WEATHERS
 
 LONGEST_BAG_SEC = 120  # a street of 1.8 km, which every process holds in memory
@@ -70,10 +70,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         default=["mixed"],
         help="taking turns street by street; mixed: all (default; a bag takes the first)",
     )
+    parser.add_argument(
+        "--case",
+        nargs="+",
+        choices=(NORMAL, *CASES, "mixed"),
+        default=None,
+        help="sensor failures, taking turns with the weathers; mixed: as in DELIVER, a third of the streets "
+        "(default of a tree; a bag takes the first, default normal)",
+    )
     parser.add_argument("--split", nargs="+", choices=SPLITS, default=["train"], help="deliver: splits to record")
     parser.add_argument("--jobs", type=at_least(1), default=2, help="processes (default 2)")
     options = parser.parse_args(argv)
     options.weather = list(WEATHERS) if "mixed" in options.weather else options.weather
+    if options.case is None:
+        options.case = ["mixed"] if options.format == "deliver" else [NORMAL]
+    if options.case != ["mixed"] and "mixed" in options.case:
+        parser.error("--case mixed stands alone")
     if options.format == "deliver":
         if options.duration is not None:
             parser.error("--duration belongs to --format bag; a tree takes --frames")
@@ -84,6 +96,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                 f"--frames has {len(options.frames)} numbers for {len(options.split)} splits; give one, or one each"
             )
     else:
+        if options.case == ["mixed"]:
+            parser.error("a bag has one case; name it")
         if options.frames is not None and (options.duration is not None or len(options.frames) > 1):
             parser.error("a bag takes either --duration or one number of --frames")
         if options.frames is not None:
@@ -96,8 +110,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def write_tree(options: argparse.Namespace) -> None:
     frames = options.frames * (len(options.split) if len(options.frames) == 1 else 1)
+    cases = None if options.case == ["mixed"] else options.case
     planned = {
-        split: deliver_tree.plan(split, count, options.weather, options.size, options.seed)
+        split: deliver_tree.plan(split, count, options.weather, options.size, options.seed, cases)
         for split, count in zip(options.split, frames, strict=True)
     }
     deliver_tree.begin(options.out, planned)
@@ -115,11 +130,12 @@ def write_tree(options: argparse.Namespace) -> None:
 
 def write_bag(options: argparse.Namespace) -> None:
     pieces = bag.pieces(options.duration)
-    render = partial(bag.render, bag.seeds(options.seed), options.weather[0], options.size, options.duration)
+    weather, case = options.weather[0], options.case[0]
+    render = partial(bag.render, bag.seeds(options.seed), weather, case, options.size, options.duration)
     rendered = run(render, pieces, options.jobs, ordered=True)
     with tqdm(total=sum(end - begin for begin, end in pieces) // MS, unit="s", unit_scale=1e-3,
               desc=str(options.out)) as bar:
-        bag.write(options.out, Rig.of_size(options.size), pieces, rendered, lambda ns: bar.update(ns // MS))
+        bag.write(options.out, bag.rig_of(options.size, case), pieces, rendered, lambda ns: bar.update(ns // MS))
 
 
 def run(work: Callable, items: list, jobs: int, ordered: bool) -> Iterator:

@@ -34,16 +34,20 @@ def pieces(duration: float) -> list[tuple[int, int]]:
 
 
 @lru_cache(maxsize=1)
-def _recorder(seed: tuple[int, ...], weather: str, size: int, duration: float) -> Recorder:
-    return Recorder(Drive(seed, weather, duration + 2 * LEAD_NS * 1e-9), Rig.of_size(size), seed)
+def _recorder(seed: tuple[int, ...], weather: str, case: str, size: int, duration: float) -> Recorder:
+    return Recorder(Drive(seed, weather, duration + 2 * LEAD_NS * 1e-9), rig_of(size, case), seed, case)
+
+
+def rig_of(size: int, case: str) -> Rig:
+    return Rig.of_size(size, events_coarse=case == "eventlowres")
 
 
 def render(
-    seed: tuple[int, ...], weather: str, size: int, duration: float, piece: tuple[int, int]
+    seed: tuple[int, ...], weather: str, case: str, size: int, duration: float, piece: tuple[int, int]
 ) -> list[tuple[int, str, object]]:
     """Messages of one piece as (receive time, topic, message)."""
     types = messages.bag_types()
-    recorder = _recorder(seed, weather, size, duration)
+    recorder = _recorder(seed, weather, case, size, duration)
     rig, out = recorder.rig, []
     begin, end = piece
     stream_begin = START_NS if begin == START_NS + LEAD_NS else begin
@@ -68,6 +72,8 @@ def render(
         send("depth", "/depth/image", image, stamp)
     for stamp in ticks("lidar"):
         send("lidar", "/points", messages.encode_cloud(types, recorder.sweep(stamp), stamp, "lidar"), stamp)
+    for stamp in ticks("radar"):
+        send("radar", "/radar", messages.encode_cloud(types, recorder.radar(stamp), stamp, "radar"), stamp)
     for packet in recorder.events(stream_begin, end):
         stamp, frame = packet.begin_ns, rig.event.frame_id
         if (stamp - stream_begin) % TIMING["rgb"].period_ns == 0:

@@ -14,6 +14,7 @@ from training.synthetic.raycast import Hits
 from training.synthetic.rig import Rig
 
 _CORNERS = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25))  # extra samples of a pixel that holds an edge, in pixels
+SMEAR_SAMPLES = 11  # of a smeared frame; odd, so that one is in the middle
 _LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
 
 
@@ -41,14 +42,14 @@ class View:
 
 
 @lru_cache(maxsize=8)
-def _views(size: int) -> dict[str, View]:
-    rig = Rig.of_size(size)
+def _views(size: int, events_coarse: bool) -> dict[str, View]:
+    rig = Rig.of_size(size, events_coarse)
     return {name: _view(rig.camera(name), rig) for name in ("rgb", "depth", "event")}
 
 
 def view(rig: Rig, name: str) -> View:
     """The view of camera `name` ('rgb', 'depth' or 'event'); computed once per size."""
-    return _views(rig.rgb.width)[name]
+    return _views(rig.rgb.width, rig.event.width < rig.depth.width)[name]
 
 
 def _view(camera: Camera, rig: Rig) -> View:
@@ -74,11 +75,26 @@ def colour_frame(drive: Drive, view: View, t: float) -> tuple[np.ndarray, np.nda
     return light.reshape(*shape, 3), labels, hits
 
 
-def _look(drive: Drive, view: View, t: float, shift=(0.0, 0.0), which=slice(None)):
+def smeared_frame(
+    drive: Drive, view: View, t: float, exposure: float, shake: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Radiance (H, W, 3) f32 averaged over an exposure of so many seconds around t, in which the camera also turns by
+    `shake` pixels to the right and down; labels (H, W) u8 of its middle."""
+    shape = view.camera.height, view.camera.width
+    total = np.zeros((*shape, 3), np.float32)
+    for part in (np.arange(SMEAR_SAMPLES) - SMEAR_SAMPLES // 2) / SMEAR_SAMPLES:
+        light, seen, _ = _look(drive, view, t + part * exposure, (part * shake[0], part * shake[1]))
+        total += light.reshape(total.shape) / SMEAR_SAMPLES
+        if part == 0:
+            labels = seen.label.reshape(shape)
+    return total, labels
+
+
+def _look(drive: Drive, view: View, t: float, shift=(0.0, 0.0), which=slice(None), mirrors=True):
     origins, directions = view.rays(drive, t, shift, which)
     hits = drive.world.cast(origins, directions, drive.world.bodies(t))
     seen = drive.surface(hits, directions, view.pixel_angle)
-    return drive.radiance(hits, seen, origins, directions, t), seen, hits
+    return drive.radiance(hits, seen, origins, directions, t, mirrors), seen, hits
 
 
 def _edges(labels: np.ndarray, t: np.ndarray, face: np.ndarray) -> np.ndarray:
@@ -96,8 +112,10 @@ def _edges(labels: np.ndarray, t: np.ndarray, face: np.ndarray) -> np.ndarray:
     return edge
 
 
-def develop(light: np.ndarray, gain_limit: float, rng: np.random.Generator) -> np.ndarray:
-    """Radiance (H, W, 3) -> rgb8 (H, W, 3): lens glare, vignetting, automatic exposure, shot and read noise, sRGB."""
+def develop(light: np.ndarray, gain_limit: float, rng: np.random.Generator, exposure: float = 1.0) -> np.ndarray:
+    """Radiance (H, W, 3) -> rgb8 (H, W, 3): lens glare, vignetting, automatic exposure, shot and read noise, sRGB.
+
+    exposure: by which factor the automatic exposure is wrong."""
     height, width = light.shape[:2]
     excess = np.minimum(np.maximum(light - 1.0, 0.0), 60.0)
     glare = 0.025 * cv2.GaussianBlur(excess, (0, 0), width / 90) + 0.05 * cv2.GaussianBlur(excess, (0, 0), width / 16)
@@ -107,7 +125,7 @@ def develop(light: np.ndarray, gain_limit: float, rng: np.random.Generator) -> n
     grey = light @ _LUMINANCE
     key = float(np.exp(np.log(np.minimum(grey, 2.0) + 1e-4).mean()))
     gain = min(0.19 / key, gain_limit)
-    exposed = light * np.float32(gain)
+    exposed = light * np.float32(gain * exposure)
     # a full well of 4000 photons at white; the read noise counts most when the gain is high
     sigma = np.sqrt(np.clip(exposed, 0, 1.2) * gain / 4000 + (0.0015 + 0.0016 * gain) ** 2)
     exposed = np.clip(exposed + sigma * rng.standard_normal(exposed.shape, np.float32), 0, 1)
@@ -119,8 +137,9 @@ def _srgb(linear: np.ndarray) -> np.ndarray:
 
 
 def grey_frame(drive: Drive, view: View, t: float) -> np.ndarray:
-    """(H, W) f32 luminance of one sample per pixel: a sub-frame of the event camera."""
-    light, _, _ = _look(drive, view, t)
+    """(H, W) f32 luminance of one sample per pixel: a sub-frame of the event camera. Wet ground mirrors the sky only,
+    for the sake of speed."""
+    light, _, _ = _look(drive, view, t, mirrors=False)
     return (light @ _LUMINANCE).reshape(view.camera.height, view.camera.width)
 
 
@@ -128,7 +147,8 @@ def depth_frame(drive: Drive, view: View, t: float, rng: np.random.Generator, re
     """(H, W) f32 metres along the optical axis, NaN where there is no measurement.
 
     An active stereo camera: noise grows with z squared, holes beyond `reach` (fewer and fewer returns from 60 % of it),
-    at grazing and at mirroring surfaces, and beside depth edges, where one of its eyes sees something else."""
+    at grazing and at mirroring surfaces, and beside depth edges, where one of its eyes sees something else. The air
+    takes contrast: its matches get noisier and fewer, and with less than 15 % there are none. Drops hide some, too."""
     shape = view.camera.height, view.camera.width
     origins, directions = view.rays(drive, t)
     hits = drive.world.cast(origins, directions, drive.world.bodies(t))
@@ -137,7 +157,12 @@ def depth_frame(drive: Drive, view: View, t: float, rng: np.random.Generator, re
     facing = -np.einsum("ij,ij->i", hits.normal, directions)
     chance = np.clip((reach - z) / (0.4 * reach), 0, 1) ** 0.5 * np.clip(facing / 0.06, 0, 1)
     chance *= 1 - 0.75 * np.clip(seen.gloss, 0, 1)
-    z = z + rng.standard_normal(z.shape, np.float32) * (0.004 + 0.0009 * z * z)
+    noise = 0.004 + 0.0009 * z * z
+    if drive.light.extinction:
+        contrast = np.exp(-drive.light.extinction * hits.t)
+        chance *= np.clip((contrast - 0.15) / 0.5, 0, 1) * (1 - 0.15 * drive.light.rain)
+        noise = noise / np.maximum(contrast, 0.1)
+    z = z + rng.standard_normal(z.shape, np.float32) * noise
     depth = np.where((hits.face >= 0) & (rng.random(z.shape, np.float32) < chance) & (z > 0.2), z, np.nan).reshape(
         shape
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.synthetic import layout, movers, weather
+from training.synthetic import air, layout, movers, weather
 from training.synthetic.kernels import Material
 from training.synthetic.mesh import Mesh
 from training.synthetic.raycast import Hits, World
@@ -12,6 +12,7 @@ from training.synthetic.shading import Surface, radiance, surface
 from training.synthetic.vehicles import HEAD_LIGHT_HEIGHT
 
 _LAMP_REACH, _LAMP_COUNT = 28.0, 14
+_BLURRED = 0.02  # width of what a pixel sees in wet ground, radians
 _SHADOW_LIFT = np.float32(0.02)  # metres off a surface, so that it does not shade itself
 
 
@@ -43,15 +44,39 @@ class Drive:
         footprint = hits.t * np.float32(pixel_angle) / np.sqrt(np.maximum(grazing, 0.02))
         return surface(hits, footprint.astype(np.float32), self.world.surfaces, self._styles, self.light)
 
-    def radiance(self, hits: Hits, seen: Surface, origins: np.ndarray, directions: np.ndarray, t: float) -> np.ndarray:
-        """(N, 3) f32 radiance of those surfaces, or of the sky, at time t."""
+    def radiance(
+        self, hits: Hits, seen: Surface, origins: np.ndarray, directions: np.ndarray, t: float, mirrors: bool = True
+    ) -> np.ndarray:
+        """(N, 3) f32 radiance of those surfaces, or of the sky, at time t, as it arrives through the air.
+
+        mirrors: wet ground shows what stands on it; else, as everything glossy, the sky only."""
+        mirrored = np.zeros((0, 3), np.float32)
+        if mirrors and self.light.rain:
+            mirrored = self._mirrored(hits, seen, origins, directions, t)
+        arriving = self._shaded(hits, seen, origins, directions, t, mirrored)
+        return air.veil(arriving, hits.t, directions, self.light)
+
+    def _mirrored(self, hits: Hits, seen: Surface, origins, directions, t: float) -> np.ndarray:
+        """(N, 3) f32: what wet, level ground shows, -1 where there is none."""
+        light = np.full((len(hits.face), 3), -1, np.float32)
+        which = np.flatnonzero((hits.face >= 0) & (seen.gloss > 0.15) & (hits.normal[:, 2] > 0.95) & (hits.t < 60))
+        if len(which):
+            normal, towards = hits.normal[which], directions[which]
+            points = origins[which] + towards * hits.t[which, None] + normal * _SHADOW_LIFT
+            away = towards - 2 * np.einsum("ij,ij->i", towards, normal)[:, None] * normal
+            found = self.world.cast(points, away, self.world.bodies(t))
+            surfaces = self.surface(found, away, _BLURRED)
+            light[which] = self._shaded(found, surfaces, points, away, t, np.zeros((0, 3), np.float32))
+        return light
+
+    def _shaded(self, hits: Hits, seen: Surface, origins, directions, t: float, mirrored: np.ndarray) -> np.ndarray:
         lit = np.zeros(len(hits.face), bool)
         if self.light.shadows:
             towards = self.light.direction.astype(np.float32)
             which = np.flatnonzero((hits.face >= 0) & (hits.normal @ towards > 0))
             points = origins[which] + directions[which] * hits.t[which, None] + hits.normal[which] * _SHADOW_LIFT
             lit[which] = ~self.world.shadowed(points.astype(np.float32), towards, self.world.bodies(t))
-        return radiance(seen, hits, origins, directions, lit, self.light, self._lamps(t), self._spots(t))
+        return radiance(seen, hits, origins, directions, lit, self.light, self._lamps(t), self._spots(t), mirrored)
 
     def _lamps(self, t: float) -> np.ndarray:
         """(P, 7) street lamps near the ego vehicle: x y z, r g b, reach."""

@@ -214,7 +214,7 @@ def sign_colour(kind, seed, x, y):
 
 @compiled
 def shade_surface(
-    face, uv, footprint, materials, labels, colours, style_of, styles, nirs, road_line, lamps,
+    face, uv, footprint, materials, labels, colours, style_of, styles, nirs, road_line, lamps, wet,
     albedo, emission, gloss, nir, label,
 ):
     for i in range(len(face)):
@@ -343,6 +343,12 @@ def shade_surface(
             glow = 7.0 * lamps
         elif m == TAILLIGHT:
             glow = 4.0 * lamps
+        if wet > 0 and m in (ROAD, PAVING, SOIL, GRAVEL):
+            # A film of water darkens, mirrors at grazing angles and sends a laser's light elsewhere; puddles more so.
+            pool = clamp(3.5 * fractal(u * 0.3, v * 0.45, w * 0.4, 3, 141) - 0.55, 0.0, 1.0) * wet
+            k *= (1 - 0.45 * wet) * (1 - 0.5 * pool)
+            reflect *= (1 - 0.55 * wet) * (1 - 0.85 * pool)
+            shine = wet * (0.3 + 0.65 * pool)
         albedo[i, 0], albedo[i, 1], albedo[i, 2] = max(r * k, 0.0), max(g * k, 0.0), max(b * k, 0.0)
         gloss[i] = shine
         nir[i] = clamp(reflect * k, 0.0, 1.0)
@@ -375,26 +381,8 @@ def sky(dx, dy, dz, direction, sun, zenith, horizon, clouds, seed):
 
 @compiled
 def shade_radiance(
-    face,
-    t,
-    normal,
-    origins,
-    directions,
-    lit,
-    albedo,
-    emission,
-    gloss,
-    sun_at,
-    sun,
-    ambient,
-    zenith,
-    horizon,
-    clouds,
-    seed,
-    lamps,
-    points,
-    spots,
-    out,
+    face, t, normal, origins, directions, lit, albedo, emission, gloss, sun_at, sun, ambient, zenith, horizon, clouds,
+    seed, lamps, points, spots, mirrored, out,
 ):
     for i in range(len(face)):
         dx, dy, dz = directions[i, 0], directions[i, 1], directions[i, 2]
@@ -436,7 +424,10 @@ def shade_radiance(
             fresnel = gloss[i] * (0.06 + 0.94 * (1 - min(abs(along), 1.0)) ** 4)
             rx, ry, rz = dx - 2 * along * nx, dy - 2 * along * ny, dz - 2 * along * nz
             if rz > 0:
-                sr, sg, sb = sky(rx, ry, rz, sun_at, sun, zenith, horizon, clouds, seed)
-                cap = 1.6 if lit[i] else 0.7
+                if len(mirrored) and mirrored[i, 0] >= 0:
+                    sr, sg, sb = mirrored[i, 0], mirrored[i, 1], mirrored[i, 2]
+                else:
+                    sr, sg, sb = sky(rx, ry, rz, sun_at, sun, zenith, horizon, clouds, seed)
+                cap = 1.6 if lit[i] or len(mirrored) else 0.7
                 r, g, b = r + fresnel * min(sr, cap), g + fresnel * min(sg, cap), b + fresnel * min(sb, cap)
         out[i, 0], out[i, 1], out[i, 2] = r + emission[i, 0], g + emission[i, 1], b + emission[i, 2]

@@ -54,7 +54,7 @@ def build(rng: np.random.Generator, length: float) -> Street:
     curve = Curve(rng, start - 30, end + 30, rng.uniform(0.001, 0.012))
     lanes = int(rng.choice([1, 2], p=[0.72, 0.28]))
     parking = bool(rng.uniform() < 0.5)
-    median = float(rng.choice([0.0, 1.0, 1.7], p=[0.62, 0.16, 0.22]))
+    median = float(rng.choice([0.0, 1.0, 1.7], p=[0.5, 0.2, 0.3]))
     half = median + lanes * LANE + (2.2 if parking else 0.3)
     street = Street(curve, lanes, parking, median, half, rng.uniform(2.0, 3.6), [])
     parts: list[Mesh] = []
@@ -164,14 +164,15 @@ def _furniture(rng: np.random.Generator, street: Street, parts: list[Mesh], lamp
         library = [props.tree(rng, rng.uniform(4.5, 8.5), 420) for _ in range(3)]
         for s in along(9, 17):
             put(library[rng.integers(3)], s, kerb + 0.9, rng.uniform(0, 6))
-    for s in along(14, 45):  # railings at the kerb keep people off the road
-        railing = props.fence(rng, 5.0, rng.uniform(0.9, 1.15))
+    for s in along(14, 45):  # railings at the kerb keep people off the road, guard rails keep vehicles on it
+        railing = props.fence(rng, 5.0, rng.uniform(0.9, 1.15)) if rng.uniform() < 0.7 else props.guard_rail(5.0)
         for piece in range(int(rng.integers(1, 4))):
             if all(abs(s + 5 * piece - crossing) > 7 for crossing in street.crossings):
                 put(railing.moved(pose(-2.5)), s + 5 * piece, kerb + 0.25)
-    makers = [props.bench, props.rubbish_bin, props.hydrant, props.planter, props.boxes, props.cone, props.bus_stop]
-    chances = np.array([0.16, 0.24, 0.1, 0.14, 0.12, 0.14, 0.1])
-    for s in along(5, 13):
+    makers = [props.bench, props.rubbish_bin, props.hydrant, props.planter, props.boxes, props.cone, props.bus_stop,
+              props.skip]
+    chances = np.array([0.13, 0.2, 0.07, 0.12, 0.16, 0.1, 0.1, 0.12])
+    for s in along(5, 12):
         maker = makers[rng.choice(len(makers), p=chances)]
         close = maker in (props.hydrant, props.cone, props.rubbish_bin)
         put(maker(rng), s, kerb + (0.5 if close else street.pavement - 0.9))
@@ -200,7 +201,7 @@ def _parked(rng: np.random.Generator, street: Street, parts: list[Mesh], side: i
 def _crossings(rng: np.random.Generator, street: Street, parts: list[Mesh]) -> None:
     """Traffic lights, or signs, at the zebra crossings, for both directions."""
     for s in street.crossings:
-        lit, red = rng.uniform() < 0.75, bool(rng.uniform() < 0.4)
+        lit, red = rng.uniform() < 0.85, bool(rng.uniform() < 0.4)
         for side in (-1, 1):
             facing = 0.0 if side < 0 else np.pi
             mesh = props.traffic_light(rng, rng.uniform(2.5, 4.0), red) if lit else props.sign_post(rng, street.styles)
@@ -211,7 +212,7 @@ def _overhead(rng: np.random.Generator, street: Street, parts: list[Mesh], lengt
     """Gantries with direction boards, and sometimes a bridge."""
     s = rng.uniform(15, 60)
     while s < length + 90:
-        if rng.uniform() < 0.15:
+        if rng.uniform() < 0.16:
             deck, low = props.bridge(rng, 130.0, rng.uniform(6, 11))
             edge = street.half + street.pavement + 0.8
             parts.append(street.place(deck, s, 0.0))

@@ -5,6 +5,7 @@ Right-handed, metres, z up. Faces are seen from both sides.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -41,6 +42,13 @@ class Mesh:
         return float(np.sqrt((self.vertices.astype(np.float64) ** 2).sum(1).max()))
 
 
+def _filled(shape: tuple[int, ...], kind: type, value) -> np.ndarray:
+    """As np.full, which is slow for small arrays."""
+    out = np.empty(shape, kind)
+    out[:] = value
+    return out
+
+
 def make(vertices, faces, uv, look: Look) -> Mesh:
     """A mesh with one look for all its faces."""
     faces = np.asarray(faces, np.int32)
@@ -49,10 +57,10 @@ def make(vertices, faces, uv, look: Look) -> Mesh:
         np.asarray(vertices, np.float32),
         faces,
         np.asarray(uv, np.float32),
-        np.full(count, look.material, np.uint8),
-        np.full(count, CLASS[look.label], np.uint8),
-        np.tile(np.float32(look.colour), (count, 1)),
-        np.full(count, look.style, np.int32),
+        _filled((count,), np.uint8, look.material),
+        _filled((count,), np.uint8, CLASS[look.label]),
+        _filled((count, 3), np.float32, look.colour),
+        _filled((count,), np.int32, look.style),
     )
 
 
@@ -89,18 +97,23 @@ def pose(x=0.0, y=0.0, z=0.0, yaw=0.0, pitch=0.0, roll=0.0, scale=1.0) -> np.nda
     return transform
 
 
+_HALVES = np.array([[0, 1, 2], [0, 2, 3]])  # of a quad
+
+
 def quads(corners, look: Look, uv=None) -> Mesh:
     """corners (N, 4, 3) in order around each quad; uv (N, 4, 2), by default metres along its first and last edge."""
     corners = np.asarray(corners, np.float64).reshape(-1, 4, 3)
     if uv is None:
-        along = np.linalg.norm(corners[:, 1] - corners[:, 0], axis=1)
-        up = np.linalg.norm(corners[:, 3] - corners[:, 0], axis=1)
-        none = np.zeros_like(along)
-        uv = np.stack([none, none, along, none, along, up, none, up], 1).reshape(-1, 4, 2)
-    uv = np.broadcast_to(np.asarray(uv, np.float32), (len(corners), 4, 2))
+        edges = corners[:, 1::2] - corners[:, :1]
+        length = np.sqrt((edges * edges).sum(-1))  # along, up
+        uv = np.zeros((len(corners), 4, 2))
+        uv[:, 1:3, 0], uv[:, 2:, 1] = length[:, :1], length[:, 1:]
+    uv = np.asarray(uv, np.float32)
+    if len(uv) != len(corners):
+        uv = np.broadcast_to(uv, (len(corners), 4, 2))
     first = 4 * np.arange(len(corners))[:, None]
-    faces = np.concatenate([first + [0, 1, 2], first + [0, 2, 3]])
-    return make(corners.reshape(-1, 3), faces, np.concatenate([uv[:, [0, 1, 2]], uv[:, [0, 2, 3]]]), look)
+    faces = np.concatenate([first + _HALVES[0], first + _HALVES[1]])
+    return make(corners.reshape(-1, 3), faces, np.concatenate([uv[:, half] for half in _HALVES]), look)
 
 
 def box(size, centre, look: Look, top: Look | None = None) -> Mesh:
@@ -114,19 +127,10 @@ def box(size, centre, look: Look, top: Look | None = None) -> Mesh:
 def prism(ring, z0: float, z1: float, look: Look, top: Look | None = None) -> Mesh:
     """A convex ring (K, 2) raised from z0 to z1, closed above and below; wall v starts at 0 at the bottom."""
     ring = np.asarray(ring, np.float64)
-    following = np.roll(ring, -1, axis=0)
-    low, high = np.full(len(ring), z0), np.full(len(ring), z1)
-    walls = np.stack(
-        [
-            np.column_stack([ring, low]),
-            np.column_stack([following, low]),
-            np.column_stack([following, high]),
-            np.column_stack([ring, high]),
-        ],
-        1,
-    )
-    lid = np.column_stack([ring, high])
-    floor = np.column_stack([ring, low])
+    floor, lid = np.empty((2, len(ring), 3))
+    floor[:, :2], lid[:, :2], floor[:, 2], lid[:, 2] = ring, ring, z0, z1
+    following = (np.arange(len(ring)) + 1) % len(ring)
+    walls = np.stack([floor, floor[following], lid[following], lid], 1)
     return merge([quads(walls, look), fan(lid, top or look), fan(floor, look)])
 
 
@@ -135,13 +139,14 @@ def fan(outline, look: Look, uv=None) -> Mesh:
     outline = np.asarray(outline, np.float64)
     count = len(outline)
     if uv is None:
-        axes = np.sort(np.argsort(np.ptp(outline, axis=0))[1:])
+        axes = np.sort(np.argsort(outline.max(0) - outline.min(0))[1:])
         uv = outline[:, axes]
-    uv = np.asarray(uv, np.float64)
-    vertices = np.vstack([outline, outline.mean(0)])
-    corner_uv = np.vstack([uv, uv.mean(0)])
-    ring = np.arange(count)
-    faces = np.column_stack([ring, (ring + 1) % count, np.full(count, count)])
+    vertices, corner_uv = np.empty((count + 1, 3)), np.empty((count + 1, 2))
+    vertices[:count], corner_uv[:count] = outline, uv
+    vertices[count], corner_uv[count] = vertices[:count].sum(0) / count, corner_uv[:count].sum(0) / count
+    faces = np.full((count, 3), count, np.int32)
+    faces[:, 0] = np.arange(count)
+    faces[:, 1] = (faces[:, 0] + 1) % count
     return make(vertices, faces, corner_uv[faces], look)
 
 
@@ -149,7 +154,8 @@ def loft(outlines, look: Look) -> Mesh:
     """The skin through cross-sections (M, K, 3), each a closed ring; uv = metres along and around, roughly."""
     outlines = np.asarray(outlines, np.float64)
     a, b = outlines[:-1], outlines[1:]
-    corners = np.stack([a, np.roll(a, -1, 1), np.roll(b, -1, 1), b], 2)
+    following = (np.arange(outlines.shape[1]) + 1) % outlines.shape[1]
+    corners = np.stack([a, a[:, following], b[:, following], b], 2)
     return quads(corners.reshape(-1, 4, 3), look)
 
 
@@ -158,11 +164,13 @@ def cylinder(
 ) -> Mesh:
     """A (tapered) cylinder; `caps` closes it with discs whose uv run from -1 to 1."""
     start, end = np.asarray(start, np.float64), np.asarray(end, np.float64)
-    axis = (end - start) / np.linalg.norm(end - start)
-    side = np.cross(axis, [1.0, 0, 0] if abs(axis[0]) < 0.8 else [0, 1.0, 0])
-    side /= np.linalg.norm(side)
+    x, y, z = ((end - start) / math.dist(end, start)).tolist()
+    side = np.array([0.0, z, -y] if abs(x) < 0.8 else [-z, 0.0, x])  # axis x [1 0 0], or x [0 1 0]
+    side /= math.hypot(*side)
+    a, b, c = side.tolist()
     angle = 2 * np.pi * np.arange(sides) / sides
-    circle = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * np.cross(axis, side)
+    across = np.array([y * c - z * b, z * a - x * c, x * b - y * a])
+    circle = np.cos(angle)[:, None] * side + np.sin(angle)[:, None] * across
     rings = [start + radius * circle, end + (radius if end_radius is None else end_radius) * circle]
     parts = [loft(rings, look)]
     if caps is not None:

@@ -22,14 +22,18 @@ CLOTHES = np.array(
     ]
 )
 SKIN = np.array([[0.55, 0.36, 0.26], [0.42, 0.25, 0.16], [0.2, 0.11, 0.07], [0.6, 0.42, 0.32]])
+_SIZES = ((0.72, 0.56), (0.92, 0.52), (1.0, 0.46), (1.08, 0.5))  # height and swing, of a child and of adults
 HIP, KNEE, SHOULDER = 0.92, 0.48, 1.42
 
 
 class Pedestrian:
-    """A person of some size and clothing. `mesh(phase)` is the body at a phase (radians) of the double step."""
+    """A person of some build and clothing. `mesh(phase)` is the body at a phase (radians) of the double step; people
+    of one `build` (size, swing of the legs, with a bag, in a skirt) have the same vertices and faces at every phase."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.scale = rng.uniform(0.9, 1.1) if rng.uniform() < 0.85 else rng.uniform(0.62, 0.8)
+        bag, skirt = bool(rng.uniform() < 0.35), bool(rng.uniform() < 0.3)
+        self.scale, self.swing = _SIZES[rng.choice(len(_SIZES), p=(0.14, 0.24, 0.34, 0.28))]
+        self.build = (self.scale, bag, skirt)
         top = CLOTHES[rng.integers(len(CLOTHES))] * rng.uniform(0.6, 1.25)
         bottom = np.array([[0.06, 0.08, 0.16], [0.05, 0.05, 0.05], [0.3, 0.25, 0.17], [0.2, 0.2, 0.22]])[
             rng.integers(4)
@@ -44,13 +48,12 @@ class Pedestrian:
                 (0.04, 0.04, 0.04),
             )
         )
-        self.swing = rng.uniform(0.42, 0.6)
         torso = [
             cylinder((0, 0, HIP - 0.06), (0, 0, SHOULDER + 0.05), 0.155, cloth, 8, 0.2, caps=cloth),
             icosphere((0.105, 0.09, 0.13), (0.02, 0, 1.63), skin, 1),
             icosphere((0.112, 0.1, 0.1), (-0.015, 0, 1.69), hair, 1),
         ]
-        if rng.uniform() < 0.35:
+        if bag:
             torso.append(
                 box(
                     (0.18, 0.32, 0.42),
@@ -58,7 +61,7 @@ class Pedestrian:
                     Look(Material.CLOTH, "Pedestrian", tuple(rng.uniform(0.03, 0.4, 3))),
                 )
             )
-        if rng.uniform() < 0.3:  # a skirt or a coat
+        if skirt:  # or a coat
             torso.append(cylinder((0, 0, 0.55), (0, 0, HIP + 0.1), 0.27, cloth, 8, 0.17))
         self._torso = merge(torso)
         self._thigh = cylinder((0, 0, 0), (0, 0, KNEE - HIP), 0.09, trousers, 6, 0.07)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +61,7 @@ class Plot:
 
 GRASS = Look(Material.GRASS, "Terrain", (0.12, 0.2, 0.05))
 PAVED = Look(Material.CONCRETE, "Ground", (0.33, 0.31, 0.28))
+WATER = Look(Material.WATER, "Water", (0.025, 0.05, 0.05))
 EARTH = Look(Material.SOIL, "Ground", (0.3, 0.22, 0.14))
 
 
@@ -71,8 +73,8 @@ def _trees(rng: np.random.Generator, plot: Plot, count: int, nearest: float, far
 
 def _houses(rng: np.random.Generator, plot: Plot) -> None:
     """One or two blocks of flats or shops close to the pavement."""
-    gap = rng.choice([0.0, 0.6, 2.0])
-    plot.ground(PAVED if gap < 1 else GRASS)
+    gap = rng.choice([0.0, 0.6, 2.0, 3.5])
+    plot.ground((PAVED, EARTH, GRASS)[rng.choice(3, p=[0.55, 0.15, 0.3])] if gap > 1 else PAVED)
     count = int(np.ceil(plot.width / 15))
     borders = np.concatenate(
         [[0.0], (np.arange(1, count) + rng.uniform(-0.2, 0.2, count - 1)) * plot.width / count, [plot.width]]
@@ -90,7 +92,7 @@ def _villa(rng: np.random.Generator, plot: Plot) -> None:
     house = props.building(rng, plot.street.styles, width, 9.0, rng.uniform(5.5, 8), False)
     plot.put(house, rng.uniform(1, plot.width - width - 1), rng.uniform(5, 8))
     border = rng.uniform()
-    if border < 0.55:
+    if border < 0.45:
         height = rng.uniform(1.0, 1.6)
         plot.row(lambda length: props.fence(rng, length, height), 0.15)
     elif border < 0.8:
@@ -112,6 +114,9 @@ def _park(rng: np.random.Generator, plot: Plot) -> None:
         height = rng.uniform(0.8, 1.3)
         plot.row(lambda length: props.fence(rng, length, height), 0.2)
     plot.put(props.bench(rng), rng.uniform(2, plot.width - 2), 1.2)
+    if rng.uniform() < 0.6:  # a pond, with a rim of stones
+        plot.ground(Look(Material.GRAVEL, "Terrain", (0.3, 0.29, 0.26)), 3.0, 12.5, 0.105)
+        plot.ground(WATER, 3.4, 12.0, 0.115)
 
 
 def _walled(rng: np.random.Generator, plot: Plot) -> None:
@@ -140,8 +145,8 @@ def _canal(rng: np.random.Generator, plot: Plot) -> None:
     """Water along the street behind a guard rail, houses on the far bank."""
     quay = Look(Material.CONCRETE, "Ground", (0.36, 0.34, 0.31))
     plot.ground(quay, 0.0, 0.8)
-    plot.ground(Look(Material.WATER, "Water", (0.025, 0.05, 0.05)), 0.8, 26.0, -0.09)
-    plot.row(props.guard_rail, 0.45)
+    plot.ground(WATER, 0.8, 26.0, -0.09)
+    plot.row(props.guard_rail if rng.uniform() < 0.6 else partial(props.chain, rng), 0.45)
     plot.ground(GRASS, 26.0, _DEPTH)
     for along in np.arange(0, plot.width - 12, 16.0):
         house = props.building(rng, plot.street.styles, rng.uniform(9, 15), 10.0, rng.uniform(7, 14), False)
@@ -185,12 +190,12 @@ def _tracks(rng: np.random.Generator, plot: Plot) -> None:
 
 # share of plots, and their shortest and longest front, metres
 _KINDS = {
-    _houses: (0.31, 14, 30),
-    _villa: (0.17, 13, 22),
-    _park: (0.11, 14, 30),
-    _walled: (0.11, 14, 26),
-    _yard: (0.1, 16, 30),
-    _square: (0.08, 14, 24),
-    _canal: (0.07, 30, 60),
-    _tracks: (0.05, 30, 60),
+    _houses: (0.24, 14, 30),
+    _villa: (0.14, 13, 22),
+    _park: (0.1, 14, 30),
+    _walled: (0.15, 14, 26),
+    _yard: (0.12, 16, 30),
+    _square: (0.09, 14, 24),
+    _canal: (0.13, 30, 60),
+    _tracks: (0.07, 30, 60),
 }

@@ -186,6 +186,13 @@ def guard_rail(length: float) -> Mesh:
     return merge([quads(strips, look), *posts])
 
 
+def chain(rng: np.random.Generator, length: float) -> Mesh:
+    """Low posts with a chain, along x from 0 to `length`: of a quay, whose water stays in view."""
+    look = Look(Material.METAL, "Static", (0.08, 0.08, 0.085))
+    posts = [cylinder((x, 0, 0), (x, 0, 0.75), 0.07, look, 6, caps=look) for x in np.arange(0.8, length, 2.0)]
+    return merge([*posts, box((length, 0.04, 0.05), (length / 2, 0, 0.55), look)])
+
+
 def bench(rng: np.random.Generator) -> Mesh:
     wood = Look(Material.WOOD, "Static", (0.4, 0.24, 0.12))
     iron = Look(Material.METAL, "Static", (0.06, 0.06, 0.06))
@@ -250,6 +257,17 @@ def boxes(rng: np.random.Generator) -> Mesh:
         place = pose(*rng.uniform(-0.7, 0.7, 2), yaw=rng.uniform(0, 3))
         parts.append(box(size, (0, 0, size[2] / 2), look).moved(place))
     return merge(parts)
+
+
+def skip(rng: np.random.Generator) -> Mesh:
+    """An open container for rubble, wider at the top, with some of it inside: Dynamic."""
+    colour = np.array([[0.5, 0.33, 0.03], [0.1, 0.22, 0.35], [0.3, 0.06, 0.04]])[rng.integers(3)]
+    look = Look(Material.METAL, "Dynamic", tuple(colour * rng.uniform(0.8, 1.2)))
+    low = np.array([[-1.1, -0.55, 0.1], [1.1, -0.55, 0.1], [1.1, 0.55, 0.1], [-1.1, 0.55, 0.1]])
+    high = low * [1.35, 1.25, 1] + [0, 0, rng.uniform(1.0, 1.4)]
+    sides = np.stack([low, np.roll(low, -1, 0), np.roll(high, -1, 0), high], 1)
+    rubble = Look(Material.SOIL, "Dynamic", (0.3, 0.26, 0.22))
+    return merge([quads(sides, look), fan(high - [0, 0, 0.15], rubble)])
 
 
 def cone(rng: np.random.Generator) -> Mesh:

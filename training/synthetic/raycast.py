@@ -20,6 +20,7 @@ from training.synthetic.people import Pedestrian
 
 _FAR = np.float32(1e6)  # range of rays that hit nothing, metres
 _BLOCK = 64  # rays
+_HALF_STEP = 5e-3  # of the central differences, seconds
 _DEVICE = EmbreeDevice()  # shared by all scenes: a process can hold about a thousand devices, then embree crashes
 GAIT_PARTS = 64  # poses of a double step: about one per 17 ms
 
@@ -27,12 +28,14 @@ GAIT_PARTS = 64  # poses of a double step: about one per 17 ms
 @dataclass
 class Hits:
     """Of N rays: face (N,) i32 into the world's surface table, -1 nothing; t (N,) f32 metres (along unit rays);
-    uv (N, 2) f32 surface coordinates; normal (N, 3) f32 unit, world axes, towards the ray's origin."""
+    uv (N, 2) f32 surface coordinates; normal (N, 3) f32 unit, world axes, towards the ray's origin; body (N,) i32 into
+    the bodies that were given, -1 for the street."""
 
     face: np.ndarray
     t: np.ndarray
     uv: np.ndarray
     normal: np.ndarray
+    body: np.ndarray
 
 
 class Scene:
@@ -132,10 +135,11 @@ def _finish(face, u, v, corner_uv, directions, uv, normal):
 
 @dataclass(frozen=True)
 class _Body:
-    """A mover at an instant: scene in its own frame, its first row of the surface table, T_world_body, and the
-    bounding sphere in the world."""
+    """A mover at an instant: scene in its own frame, its number, its first row of the surface table, T_world_body, and
+    the bounding sphere in the world."""
 
     scene: Callable[[], Scene]
+    mover: int
     first: int
     pose: np.ndarray
     centre: np.ndarray
@@ -150,6 +154,9 @@ class _Body:
         return np.ascontiguousarray(directions @ self.pose[:3, :3].astype(np.float32))
 
 
+_GAITS: dict[tuple, Scene] = {}  # of a build and a part of the step; all streets of a process share them
+
+
 class _Shape:
     """A mover's form, shared by all movers that have it. People have one scene per part of their step."""
 
@@ -159,15 +166,18 @@ class _Shape:
         low, high = self.mesh.vertices.min(0).astype(np.float64), self.mesh.vertices.max(0).astype(np.float64)
         self.middle = (low + high) / 2
         self.radius = float(np.linalg.norm(high - low)) / 2 + (0.4 if form is not self.mesh else 0.0)
-        self._scenes: dict[int, Scene] = {}
+        self._scene: Scene | None = None
 
     def scene(self, phase: float) -> Scene:
         """Made when first needed: most movers are never looked at."""
-        part = 0 if self.form is self.mesh else int(np.floor(phase / (2 * np.pi) * GAIT_PARTS)) % GAIT_PARTS
-        if part not in self._scenes:
-            mesh = self.mesh if self.form is self.mesh else self.form.mesh(2 * np.pi * part / GAIT_PARTS)
-            self._scenes[part] = Scene(mesh)
-        return self._scenes[part]
+        if self.form is self.mesh:
+            self._scene = self._scene or Scene(self.mesh)
+            return self._scene
+        part = int(np.floor(phase / (2 * np.pi) * GAIT_PARTS)) % GAIT_PARTS
+        key = (self.form.build, part)
+        if key not in _GAITS:
+            _GAITS[key] = Scene(self.form.mesh(2 * np.pi * part / GAIT_PARTS))
+        return _GAITS[key]
 
 
 class World:
@@ -205,6 +215,7 @@ class World:
         return [
             _Body(
                 partial(self._shapes[i].scene, phases[i]),
+                i,
                 self._shapes[i].first,
                 poses[i],
                 centres[i],
@@ -213,42 +224,53 @@ class World:
             for i in np.flatnonzero(near)
         ]
 
+    def velocities(self, t: float) -> np.ndarray:
+        """(B, 3) of the bodies at time t, m/s, world axes."""
+        near = [self._movers[body.mover] for body in self.bodies(t)]
+        if not near:
+            return np.zeros((0, 3))
+        before, after = (place(self._curve, near, t + shift)[0][:, :3, 3] for shift in (-_HALF_STEP, _HALF_STEP))
+        return (after - before) / (2 * _HALF_STEP)
+
     def cast(self, origins: np.ndarray, directions: np.ndarray, bodies: list[_Body]) -> Hits:
         """First hits of N rays, origins and unit directions (N, 3) f32 in the world frame."""
         found = self._street.hits(origins, directions)
         face = found["primID"].astype(np.int32)
         t = np.where(face >= 0, found["tfar"], _FAR).astype(np.float32)
         u, v, normal = found["u"], found["v"], found["Ng"]
-        for body, near in _candidates(bodies, origins, directions):
+        whose = np.full(len(face), -1, np.int32)
+        for index, near in _candidates(bodies, origins, directions):
+            body = bodies[index]
             hit = body.scene().hits(body.local(origins[near]), body.turned(directions[near]))
             closer = (hit["primID"] >= 0) & (hit["tfar"] < t[near])
             which = near[closer]
-            face[which] = hit["primID"][closer] + body.first
+            face[which], whose[which] = hit["primID"][closer] + body.first, index
             t[which] = hit["tfar"][closer]
             u[which], v[which] = hit["u"][closer], hit["v"][closer]
             normal[which] = hit["Ng"][closer] @ body.pose[:3, :3].T.astype(np.float32)
         uv = np.zeros((len(face), 2), np.float32)
         _finish(face, u, v, self.surfaces["uv"], directions, uv, normal)
-        return Hits(face, t, uv, normal)
+        return Hits(face, t, uv, normal, whose)
 
     def shadowed(self, points: np.ndarray, direction: np.ndarray, bodies: list[_Body]) -> np.ndarray:
         """(N,) bool: something stands between points (N, 3) f32 and a light at infinity in `direction` (3,) f32."""
         rays = np.tile(direction, (len(points), 1))
         dark = self._street.occluded(points, rays)
-        for body, near in _candidates(bodies, points, rays):
+        for index, near in _candidates(bodies, points, rays):
+            body = bodies[index]
             near = near[~dark[near]]
             if len(near):
                 dark[near] = body.scene().occluded(body.local(points[near]), body.turned(rays[near]))
         return dark
 
 
-def _candidates(bodies: list[_Body], origins: np.ndarray, directions: np.ndarray) -> Iterator[tuple[_Body, np.ndarray]]:
-    """The bodies that rays may meet, each with the indices of those rays."""
+def _candidates(bodies: list[_Body], origins: np.ndarray, directions: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The bodies that rays may meet, by index, each with the indices of those rays."""
     if not bodies or not len(origins):
         return
     starts, rays = rays_near_spheres(
         origins, directions, np.array([body.centre for body in bodies]), np.array([body.radius for body in bodies])
     )
-    for body, first, last in zip(bodies, starts[:-1], starts[1:], strict=True):
+    for index, (first, last) in enumerate(zip(starts[:-1], starts[1:], strict=True)):
         if last > first:
-            yield body, rays[first:last]
+            yield index, rays[first:last]

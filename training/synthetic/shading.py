@@ -73,6 +73,7 @@ def surface(
         _NIR,
         CLASS["RoadLine"],
         light.lamps,
+        light.rain,
         out.albedo,
         out.emission,
         out.gloss,
@@ -91,11 +92,13 @@ def radiance(
     light: Light,
     points: np.ndarray,
     spots: np.ndarray,
+    mirrored: np.ndarray,
 ) -> np.ndarray:
     """(N, 3) f32 radiance towards the camera.
 
     lit (N,) bool: reached by the sun; points (P, 7): lamps at x y z, their colour and their range, metres, shining
-    downwards; spots (Q, 6): head-lights at x y z and their unit direction. Lamps cast no shadows."""
+    downwards; spots (Q, 6): head-lights at x y z and their unit direction. Lamps cast no shadows. mirrored (N, 3) f32:
+    what glossy surfaces show, negative where they show the sky; (0, 3): the sky everywhere."""
     out = np.zeros((len(hits.face), 3), np.float32)
     shade_radiance(
         hits.face,
@@ -117,8 +120,7 @@ def radiance(
         light.lamps,
         points,
         spots,
+        mirrored,
         out,
     )
     return out
-
-

@@ -17,8 +17,10 @@ class Light:
 
     direction: unit vector towards the sun (cloud: towards the brightest part of the sky, which still gives the dim
     contact shadows under cars). sun, sky: irradiance from it and from the sky dome, r g b. zenith, horizon: colours
-    of the sky. clouds: 0 none .. 1 closed. lamps: brightness of street lamps and head-lights, 0 by day. gain_limit:
-    the most the camera's automatic exposure amplifies, so that nights stay dark."""
+    of the sky. clouds: 0 none .. 1 closed. lamps: brightness of street lamps and head-lights; by day 0, or a little
+    where drivers switch theirs on. gain_limit: the most the camera's automatic exposure amplifies, so that nights stay
+    dark. extinction: share of light that the air takes per metre, 1/m; what it scatters instead is `horizon`.
+    rain: 0 none .. 1 heavy; whatever lies open to it is wet."""
 
     direction: np.ndarray
     sun: np.ndarray
@@ -29,10 +31,16 @@ class Light:
     seed: int
     lamps: float
     gain_limit: float
+    extinction: float = 0.0
+    rain: float = 0.0
 
     @property
     def shadows(self) -> bool:
         return bool(self.sun.max() > 0)
+
+    @property
+    def night(self) -> bool:
+        return self.lamps > 0.5
 
 
 def _towards(azimuth: float, elevation: float) -> np.ndarray:
@@ -68,7 +76,29 @@ def _night(rng: np.random.Generator) -> Light:
         clouds=rng.uniform(0.2, 1.0), seed=int(rng.integers(1000)), lamps=rng.uniform(0.7, 1.1), gain_limit=6.0)
 
 
-_LIGHTS = {"sun": _sun, "cloud": _cloud, "night": _night}
+def _fog(rng: np.random.Generator) -> Light:
+    """Visibility V of 30 to 90 m; the extinction is 3.912 / V (Koschmieder: a contrast of 2 % is left at V)."""
+    grey = rng.uniform(0.3, 0.45)
+    white = grey * np.array([1.62, 1.66, 1.7])
+    return Light(
+        direction=_towards(rng.uniform(0, 2 * np.pi), np.radians(75)), sun=grey * np.array([0.22, 0.22, 0.23]),
+        sky=grey * np.array([0.86, 0.88, 0.92]), zenith=white, horizon=white, clouds=1.0,
+        seed=int(rng.integers(1000)), lamps=rng.uniform(0.1, 0.3), gain_limit=3.0,
+        extinction=3.912 / rng.uniform(30.0, 90.0))
+
+
+def _rain(rng: np.random.Generator) -> Light:
+    """A dark sky, a thin veil (visibility of some 300 m and more), water on the ground and on the way to it."""
+    grey = rng.uniform(0.14, 0.24)
+    return Light(
+        direction=_towards(rng.uniform(0, 2 * np.pi), np.radians(75)), sun=grey * np.array([0.22, 0.23, 0.25]),
+        sky=grey * np.array([0.76, 0.8, 0.88]), zenith=grey * np.array([1.1, 1.17, 1.3]),
+        horizon=grey * np.array([1.55, 1.62, 1.74]), clouds=1.0, seed=int(rng.integers(1000)),
+        lamps=rng.uniform(0.15, 0.35), gain_limit=3.0, extinction=rng.uniform(0.005, 0.012),
+        rain=rng.uniform(0.55, 1.0))
+
+
+_LIGHTS = {"cloud": _cloud, "fog": _fog, "night": _night, "rain": _rain, "sun": _sun}
 WEATHERS = tuple(_LIGHTS)
 
 
