@@ -37,7 +37,7 @@ from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
 from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError, absolute
 from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule
-from mss_perception.message_types import ACCEPTED
+from mss_perception.message_types import ACCEPTED, COMPRESSED, IMAGE
 from mss_perception.messages import MessageError, decode_image, stamp_ns
 from mss_perception.options import at_least, duration
 from mss_perception.pipeline import REJECTED, Output, Pipeline
@@ -227,13 +227,17 @@ class Truth:
     """The ground truth of the bag, read alongside the replay: only labels near the present are in memory.
 
     topic: may be missing in the bag; then there is no truth. jump_back_ns: labels whose stamps go back by more belong
-    to the next epoch.
+    to the next epoch. Raises ReplayError for a topic of another type than images.
     """
 
     def __init__(self, bag: BagSummary, topic: str, ignore_id: int, tolerance_ns: int, jump_back_ns: int):
-        self.topic, self.ignore_id = "/" + topic.lstrip("/"), ignore_id
+        self.topic, self.ignore_id = absolute(topic), ignore_id
         self.tolerance_ns, self.jump_back_ns = tolerance_ns, jump_back_ns
         there = topic and self.topic in bag.topics
+        if there and (kind := bag.topics[self.topic].type) not in (IMAGE, COMPRESSED):
+            raise ReplayError(f"labels on {self.topic} are {kind}; must be {IMAGE} with mono8 label ids")
+        if topic and not there and self.topic != absolute(Config().labels_topic):
+            log.warning("the bag has no labels on %s: nothing is scored", self.topic)
         self._messages = read_bag(bag.path, [self.topic]) if there else iter(())
         self._near: deque[tuple[int, object]] = deque()
         self._head: tuple[int, object] | None = None        # read, but later than asked for so far

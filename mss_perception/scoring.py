@@ -31,6 +31,11 @@ class ExpectedMasks:
     are 1; without a fault an input is 1 when one of its samples lies within its tolerance of the reference time. It
     knows the recording and the schedule only, nothing of what the collector did.
 
+    Faults on what is not an input: those on odometry change no mask (without it points are not deskewed). What those on
+    a camera_info, tf or tf_static do depends on what was learnt before and is not modelled: the inputs that they
+    concern are left unjudged, in all frames, wherever they have a sample. Of `X/info` that is X, or every input where X
+    is a target camera; of tf and tf_static every input but a single target camera.
+
     start_ns: zero of the fault times. stamps: input -> stamps (ns) of the messages before any fault, in any order.
     window_sec: of the event window, as the network's encoding has it.
     """
@@ -38,6 +43,7 @@ class ExpectedMasks:
     def __init__(self, faults: Sequence[Fault], config: Config, start_ns: int, stamps: Mapping[str, Iterable[int]],
                  window_sec: float = 0.05):
         self.config, self.start_ns = config, start_ns
+        self.unjudged = {name for fault in faults for name in _concerned(fault, config)}
         self.faults = [fault for fault in faults if fault.role in config.inputs and _removes(fault, config)]
         self.all_stamps = {name: sorted(stamps.get(name, ())) for name, one in config.inputs.items() if one.enabled}
         self.stamps = {name: [stamp for stamp in known if not self._removed(name, (stamp - start_ns) / SECOND)]
@@ -50,7 +56,7 @@ class ExpectedMasks:
         self.transitions = {name: self._transitions(name) for name in self.stamps}
 
     def __call__(self, t_ref_ns: int) -> dict[str, bool | None]:
-        """Input -> expected mask; None while the input is in transition, where either is right.
+        """Input -> expected mask; None while the input is in transition, where either is right, or not judged at all.
 
         Where all samples near t_ref are removed by a fault, the mask is 0 from the first frame on. Where some are left,
         it may be either up to one period after the fault's start and up to recover_after + 1 periods after its end (or,
@@ -79,6 +85,8 @@ class ExpectedMasks:
         first, behind = bisect.bisect_left(stamps, low), bisect.bisect_right(stamps, high)
         if first == behind:
             return False
+        if name in self.unjudged:
+            return None
         nearest = min(stamps[first:behind], key=lambda stamp: abs(stamp - centre))
         times = t_ref_ns - self.start_ns, max(t_ref_ns, nearest) - self.start_ns
         in_transition = any(begin <= time <= end for begin, end in self.transitions[name] for time in times)
@@ -108,6 +116,17 @@ class ExpectedMasks:
         first = min(stamps[0] for stamps in self.all_stamps.values() if stamps)
         awaited_sec = (self.config.inputs[name].missing_after - 1) / self.config.collector.tick_rate_hz
         return self.all_stamps[name][0] - first > awaited_sec * SECOND
+
+
+def _concerned(fault: Fault, config: Config) -> set[str]:
+    """The inputs whose masks a fault on another stream may change."""
+    targets = config.target_cameras
+    name, _, part = fault.role.partition("/")
+    if part == "info" and fault.kind in ("drop", "delay"):      # a frozen or restamped one says the same
+        return set(config.inputs) if name in targets else {name}
+    if name in ("tf", "tf_static"):
+        return set(config.inputs) - (set(targets) if len(targets) == 1 else set())
+    return set()
 
 
 def _removes(fault: Fault, config: Config) -> bool:

@@ -23,6 +23,7 @@ from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError
 from mss_perception.lidar import point_times_ns
 from mss_perception.messages import decode_cloud, decode_image, stamp_ns
+from mss_perception.options import number
 from mss_perception.projection import Motion, project_points
 from mss_perception.sensors import INVALID_DATA, Sensors
 
@@ -52,8 +53,8 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
     roles = {topic: role for topic, role in config.topic_roles().items() if topic in summary.topics and role in needed}
     missing = [f"{config.inputs[name].topic} ({name})" for name in ("rgb", "lidar") if name not in roles.values()]
     if missing:
-        raise ProjectionError(f"bag {bag} has no {' and no '.join(missing)}; it has {', '.join(summary.topics)}. Name "
-                              "the topics in --config")
+        raise ProjectionError(f"bag {bag} has no {' and no '.join(missing)}; it has "
+                              f"{', '.join(summary.topics) or 'nothing'}. Name the topics in --config")
     at_sec = (summary.end_ns - summary.start_ns) / SECOND / 2 if at_sec is None else at_sec
     moment = summary.start_ns + round(at_sec * SECOND)
 
@@ -115,10 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bag", type=Path, help="rosbag2 folder, or an .mcap or .db3 file")
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--config", type=Path, help="the node's parameter file: topics, calibration_file, offsets")
-    parser.add_argument("--at", type=float, metavar="SECONDS", help="after the bag's start (default its middle)")
+    parser.add_argument("--at", type=number, metavar="SECONDS", help="after the bag's start (default its middle)")
     parser.add_argument("--crop", type=int, nargs=4, metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"),
                         help="show this part of the image, in its pixels")
-    parser.add_argument("--turn", type=float, nargs=3, default=(0, 0, 0), metavar=("ROLL", "PITCH", "YAW"),
+    parser.add_argument("--turn", type=number, nargs=3, default=(0, 0, 0), metavar=("ROLL", "PITCH", "YAW"),
                         help="turn the LiDAR by these degrees about its own x, y and z")
     options = parser.parse_args(argv)
     try:

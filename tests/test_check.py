@@ -424,6 +424,7 @@ def test_a_bag_without_sensors_is_not_usable(tmp_path):
     (["BAG", "--config", "nowhere.yaml"], ["cannot read configuration nowhere.yaml"]),
     (["BAG", "--write", "BAG/metadata.yaml"], ["metadata.yaml", "exists already"]),
     (["BAG", "--json", "nowhere/report.json"], ["cannot write nowhere/report.json"]),
+    (["/dev/null"], ["/dev/null is no bag"]),
 ])
 def test_bad_input_ends_with_2_and_its_cause(tmp_path, capsys, arguments, words):
     bag = rig_bag(tmp_path / "bag", seconds=0.5)
@@ -440,6 +441,31 @@ def test_a_bag_that_breaks_off_is_bad_input(tmp_path, capsys):
     file.write_bytes(file.read_bytes()[:20_000])
     assert check.main([str(bag), "--quiet"]) == 2
     assert str(bag) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--messages=0", "--seconds=nan", "--seconds=inf", "--seconds=0"])
+def test_numbers_that_cannot_be_meant_are_refused(capsys, option):
+    with pytest.raises(SystemExit) as end:
+        check.main(["bag", option])
+    assert end.value.code == 2 and f"argument {option.partition('=')[0]}: " in capsys.readouterr().err
+
+
+def test_messages_that_were_all_received_at_one_time_have_no_rate(tmp_path, capsys):
+    with BagWriter(tmp_path / "bag") as bag:
+        for name, _, message in read_bag(boxes.write_bag(tmp_path / "whole", seconds=0.5)):
+            bag.write(name, message, START)
+    _, report = checked(tmp_path / "bag", tmp_path)
+    events = topic(report, "/events")
+    assert events["events"] > 0 and "events_per_sec" not in events
+    assert f"    points x y t p, {events['events']} events, " in capsys.readouterr().out
+
+
+def test_a_bag_received_after_the_last_time_of_ros_is_bad_input(tmp_path, capsys):
+    with BagWriter(tmp_path / "bag") as bag:
+        for name, _, message in read_bag(boxes.write_bag(tmp_path / "whole", seconds=0.2)):
+            bag.write(name, message, 2**63)
+    assert check.main([str(tmp_path / "bag"), "--quiet"]) == 2
+    assert "is damaged: a message on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -260,6 +260,10 @@ def test_limit_stops_early(recording, tmp_path):
     (["--fault", "rgb:explode@1-2"], "'explode' is no kind"),
     (["--fault", "radar:drop@1-2"], "'radar' is no input"),
     (["--size", "big"], "WIDTHxHEIGHT"),
+    (["--size", "0x128"], "--size 0x128: must be WIDTHxHEIGHT"),
+    (["--size", "9" * 5000 + "x32"], "must be WIDTHxHEIGHT"),
+    (["--topic", "rgb=a b"], "rgb.topic = 'a b' is no topic"),
+    (["--topic", "odom=/image"], "odometry_topic = '/image' is rgb's already"),
     (["--topic", "rgb"], "ROLE=TOPIC"),
     (["--topic", "rgb=/a", "--topic", "depth=/b", "--topic", "lidar=/c", "--topic", "event=/d"],
      "none of the sensor topics /a (rgb), /b (depth)"),
@@ -274,6 +278,34 @@ def test_wrong_arguments_end_with_one_clear_line(recording, tmp_path, capsys, ar
     message = capsys.readouterr().err
     assert done == 2 and text in message and "Traceback" not in message
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option, text", [
+    ("--limit=nan", "nan must be from"), ("--limit=-1", "-1 s must be more than 0"), ("--limit=1e30", "1e30 must be"),
+    ("--seed=-1", "-1 must be at least 0")])
+def test_numbers_that_cannot_be_meant_are_refused(capsys, option, text):
+    with pytest.raises(SystemExit) as end:
+        replay.main(["bag", "--out", "out", option])
+    assert end.value.code == 2 and f"argument {option.partition('=')[0]}: {text}" in capsys.readouterr().err
+
+
+def test_results_cannot_go_where_a_file_is(recording, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out, words in ((tmp_path / "file", "is a file; name a folder"), (tmp_path / "file" / "out", "cannot write")):
+        assert replay.main([str(recording[0]), "--out", str(out), "--checkpoint", str(recording[1]), "--quiet"]) == 2
+        assert words in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"checkpoint: \xe4", "must be text in UTF-8"), (b"&a {rgb: *a}", "aliases"), (b"jump_back_sec: 1e308", "range"),
+    (b"deadline_sec: 1" + b"0" * 400, "64 bits"), (b"deadlin_sec: 1\nlate_policy: x", "meant deadline_sec?; late_pol")])
+def test_a_configuration_that_cannot_be_used_is_one_line(recording, tmp_path, capsys, content, words):
+    (tmp_path / "config.yaml").write_bytes(content)
+    assert replay.main([str(recording[0]), "--out", str(tmp_path / "out"), "--config",
+                        str(tmp_path / "config.yaml")]) == 2
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("replay: configuration ") and words in line
 
 
 def test_a_missing_bag_is_an_error_that_names_it(tmp_path, capsys):
@@ -303,6 +335,70 @@ def test_calibration_of_the_bag_counts_from_its_start(recording, tmp_path):
                                    for r in early)
     run((tmp_path / "late", recording[1]), tmp_path / "without", ["rgb/info:drop@0-"])
     assert all(r["dropped"] == "below_min_modalities" for r in frames(tmp_path / "without"))
+
+
+@pytest.mark.parametrize("fault, missing", [
+    ("rgb/info:drop@0-", {"rgb", "depth", "event", "lidar"}), ("depth/info:drop@0-", {"depth"}),
+    ("tf_static:drop@0-", {"event", "lidar"}), ("odom:drop@0-", set())])
+def test_no_mask_is_called_wrong_for_a_fault_on_what_is_no_input(recording, tmp_path, fault, missing):
+    """Depth needs no transform: it is of the camera's own place, but by frame."""
+    metrics = run(recording, tmp_path, [fault], limit_sec=0.7)
+    lost = {name for name in metrics["frames"][-1]["mask"] if not metrics["frames"][-1]["mask"][name]}
+    assert missing <= lost and len(metrics["frames"]) >= 5
+    assert metrics["mask_wrong"] == 0
+    assert {name for name, one in metrics["frames"][-1]["expected"].items() if one is None} >= lost
+    assert (metrics["mask_checked"] == 0) == (fault == "rgb/info:drop@0-")
+
+
+def without(bag: Path, out: Path, change) -> Path:
+    """The bag with each message as change(topic, message) leaves it, None leaves it out."""
+    with BagWriter(out) as writer:
+        for topic, time_ns, message in read_bag(bag):
+            if (message := change(topic, message)) is not None:
+                writer.write(topic, message, time_ns)
+    return out
+
+
+def zero_stamps(topic, message):
+    if hasattr(message, "header"):
+        message.header.stamp.sec = message.header.stamp.nanosec = 0
+    return message
+
+
+def empty_payloads(topic, message):
+    if hasattr(message, "data"):
+        message.data = np.zeros(0, np.uint8)
+    return message
+
+
+@pytest.mark.parametrize("change, options, words", [
+    (None, ["--limit", "0.01"], ["nothing opened a set in 0.01 s", "rgb has no message", "lidar has no message"]),
+    (None, [f"--fault={name}:drop@0-" for name in ("rgb", "depth", "event", "lidar")],
+     ["the faults took all 4 messages of rgb", "of lidar"]),
+    (zero_stamps, [], ["rgb has 4 messages, 0 of use: stamps are zero; the driver must set header.stamp"]),
+    (empty_payloads, [], ["sets were dropped", "below_min_modalities", "rgb is INVALID, image data has 0 bytes"]),
+])
+def test_a_replay_without_any_output_says_why_and_fails(recording, tmp_path, capsys, change, options, words):
+    bag = without(recording[0], tmp_path / "bag", change) if change else recording[0]
+    status = replay.main([str(bag), "--out", str(tmp_path / "out"), "--checkpoint", str(recording[1]), "--quiet",
+                          "--no-report", "--limit", "0.5", *options])
+    error = capsys.readouterr().err
+    assert status == 1 and "replay: no output: " in error and all(one in error for one in words), error
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["outputs"] == 0
+
+
+def test_labels_that_are_no_images_or_not_there_are_told(recording, tmp_path, caplog):
+    with pytest.raises(ReplayError, match="labels on /points are sensor_msgs/msg/PointCloud2; must be"):
+        run(recording, tmp_path / "points", values={"labels_topic": "points"})
+    run(recording, tmp_path / "none", values={"labels_topic": "truth"}, limit_sec=0.3)
+    assert "the bag has no labels on /truth: nothing is scored" in caplog.text
+
+
+def test_a_camera_of_the_calibration_that_no_input_has_is_told(recording, tmp_path, caplog):
+    camera = "{frame_id: a, width: 96, height: 64, K: [80, 0, 47.5, 0, 80, 31.5, 0, 0, 1]}"
+    (tmp_path / "calibration.yaml").write_text(f"cameras: {{rgb_left: {camera}}}")
+    run(recording, tmp_path / "out", values={"calibration_file": str(tmp_path / "calibration.yaml")}, limit_sec=0.3)
+    assert "calibration_file has a camera 'rgb_left', but no input is named so" in caplog.text
 
 
 def test_labels_of_another_size_are_an_error_not_a_score(recording, tmp_path):

@@ -82,6 +82,19 @@ def test_an_input_that_is_there_from_the_start_is_judged_from_the_start_and_a_la
     assert first("event", events, 20, 4) == [None, None, True, True]
 
 
+@pytest.mark.parametrize("fault, unjudged", [
+    ("lidar/info:drop@3-5", {"lidar"}), ("depth/info:delay=0.2@3-5", {"depth"}),
+    ("rgb/info:drop@0-", {"rgb", "depth", "lidar", "event"}),       # without the target camera there is no grid
+    ("rgb/info:freeze@0-", set()), ("rgb/info:stamp=5@0-", set()), ("odom:drop@0-", set()),
+    ("tf:drop@3-5", {"depth", "lidar", "event"}), ("tf_static:drop@0-", {"depth", "lidar", "event"}),
+])
+def test_inputs_whose_calibration_a_fault_may_take_are_left_unjudged(fault, unjudged):
+    expected = expected_of([fault, "event:drop@6-"])
+    for t in (0.5, 2.0, 4.0, 5.5):
+        assert expected(t) == {name: None if name in unjudged else True for name in STAMPS}
+    assert expected(8.0)["event"] is False      # it has no sample, whatever its calibration
+
+
 def test_an_open_fault_never_ends_and_one_from_zero_has_no_before():
     expected = expected_of(["rgb:drop@0-"])
     assert expected(0.05)["rgb"] is False and expected(9.0)["rgb"] is False

@@ -82,6 +82,13 @@ def test_what_is_missing_is_named(tmp_path, capsys, leave_out, options, words):
     assert not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize("options", [["--at", "nan"], ["--at", "1e300"], ["--turn", "inf", "0", "0"]])
+def test_numbers_that_cannot_be_meant_are_refused(capsys, options):
+    with pytest.raises(SystemExit) as end:
+        show_projection.main(["bag", "--out", "out.png", *options])
+    assert end.value.code == 2 and f"argument {options[0]}: {options[1]} must be from" in capsys.readouterr().err
+
+
 def test_the_cloud_that_is_drawn_is_the_nearest(bag):
     """Of the box, which moves 0.3 m between sweeps: its column in the picture is that of the image's own time."""
     for t in (0.5, 1.0, 1.5):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Callable
 from typing import NoReturn
+
+from mss_perception.options import at_least
+
+__all__ = ["Parser", "StopSignals", "at_least"]
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,17 +19,6 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message} (--help lists the options)\n")
-
-
-def at_least(low: int) -> Callable[[str], int]:
-    """The type of an integer option that is `low` or more."""
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < low:
-            raise argparse.ArgumentTypeError(f"{value} must be at least {low}")
-        return value
-
-    return integer
 
 
 class StopSignals:
