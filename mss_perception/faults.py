@@ -28,6 +28,7 @@ from mss_perception.messages import MessageError, decode_cloud, raw_bytes
 from mss_perception.messages.compressed_images import DEPTH_ENCODINGS, decompress, recompress
 from mss_perception.messages.event_packets import disturb_pixels
 from mss_perception.messages.images import PIXEL_FORMATS
+from mss_perception.radar import RANGE_FIELDS
 
 GRAMMAR = "INPUT:KIND[=AMOUNT]@START-[END], e.g. rgb:drop@3-5 or lidar:delay=0.25@2- (seconds from the bag's start)"
 
@@ -295,13 +296,12 @@ def _add_noise(values: np.ndarray, is_depth: bool, sigma: float | None, random: 
 
 
 def _noisy_cloud(cloud, sigma: float | None, random: np.random.Generator):
-    """On x y z of a LiDAR cloud (metres) or x y of events (pixels, kept inside the sensor)."""
+    """On x y z of a cloud, or its range (metres), or x y of events (pixels, kept inside the sensor)."""
     noisy = _with_payload(cloud, "data", bytearray(memoryview(cloud.data)))
-    fields = decode_cloud(noisy).fields
-    is_events = np.issubdtype(fields["x"].dtype, np.integer)
-    for axis in ("x", "y") if is_events else ("x", "y", "z"):
-        values = fields[axis]
-        if is_events:
+    decoded = decode_cloud(noisy)
+    for name in [name for name in ("x", "y", "z", *RANGE_FIELDS) if name in decoded.names]:
+        values = decoded.fields[name]
+        if values.dtype.kind != "f":
             values[...] = _moved(values, sigma, random)
         else:
             values[...] = values + random.normal(0, 0.3 if sigma is None else sigma, values.shape)

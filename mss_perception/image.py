@@ -11,6 +11,7 @@ from mss_models.modality import Encoding
 from mss_perception.camera import Camera
 from mss_perception.depth import same_view
 from mss_perception.lane import LaneImage, LaneInvalid, require
+from mss_perception.messages import jpeg
 from mss_perception.messages.images import Pixels
 from mss_perception.resize import to_image
 
@@ -42,6 +43,8 @@ class ImageLane:
         to_image(Pixels(tiny, "grey"), 1, 1)
         tiny.setflags(write=False)
         to_image(Pixels(tiny, "grey"), 1, 1)
+        file = cv2.imencode(".jpg", tiny)[1].tobytes()
+        jpeg.check_data(file, *jpeg.read_frame(file))
 
     def __call__(self, pixels: Pixels | np.ndarray) -> LaneImage:
         """Pixels of the camera's size; an array is (H, W, 3) uint8 RGB or (H, W) uint8 grey -> LaneImage.

@@ -169,6 +169,17 @@ def test_noise_on_a_cloud_moves_points_and_nothing_else():
     assert np.allclose(cloud.xyz().std(axis=0), 0.2, rtol=0.05) and (cloud.field("intensity") == 7).all()
 
 
+def test_noise_on_a_cloud_that_has_a_range_or_nothing_of_the_kind():
+    def cloud(*names):
+        return messages.encode_cloud(TYPES, {name: np.full(500, 20, np.float32) for name in names}, START, "radar")
+
+    (_, _, noisy), = run(["radar:noise=0.5@0-"], [("radar", START, cloud("range", "azimuth"))])
+    found = messages.decode_cloud(noisy)
+    assert np.std(found.scalar("range")) == pytest.approx(0.5, rel=0.15) and (found.scalar("azimuth") == 20).all()
+    (_, _, noisy), = run(["radar:noise=0.5@0-"], [("radar", START, cloud("rcs"))])
+    assert (messages.decode_cloud(noisy).scalar("rcs") == 20).all()
+
+
 def test_noise_on_events_keeps_them_inside_the_sensor_and_their_times():
     x = np.arange(640, dtype=np.uint16)
     packet = messages.encode_events(TYPES, x, x // 2, START + x.astype(np.int64) * 1000, x % 2, START, "e")

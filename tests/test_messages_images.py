@@ -21,8 +21,8 @@ from rvl_writer import rvl
 
 from mss_perception.camera import MAX_PIXELS
 from mss_perception.messages import MessageError, bag_types, decode_image, encode_header
-from mss_perception.messages.compressed_images import MAX_SCANS
 from mss_perception.messages.images import PIXEL_FORMATS, read_pixels
+from mss_perception.messages.jpeg import MAX_SCANS
 
 TYPES = bag_types()
 HEADER = encode_header(TYPES, 12_345_678_901, "frame")
@@ -357,10 +357,16 @@ def test_impossible_quantisation_is_refused(a):
 
 # ---------------------------------------------------------------------------------------------------- hostile files
 
+def png_chunk(kind: bytes, content: bytes = b"", length: int | None = None) -> bytes:
+    """One chunk of a PNG file, which may announce another length than it has."""
+    length = len(content) if length is None else length
+    return struct.pack(">I", length) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png_header(width: int, height: int) -> bytes:
-    """The beginning of a PNG file whose header is as it should be, and nothing else."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    """A PNG file whose header is as it should be, without anything in it."""
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) \
+        + png_chunk(b"IEND")
 
 
 def jpeg_of_size(width: int, height: int) -> bytes:
@@ -382,6 +388,14 @@ def test_another_size_than_the_cameras_is_refused_before_decoding(data):
     # Neither holds that many pixels: that would be the error if they were decoded first.
     with pytest.raises(MessageError, match="image is 5000 x 5000, camera_info says 64 x 48"):
         decode_image(compressed(data, "png"), (48, 64))
+
+
+@pytest.mark.parametrize("name", [b"IDAT", b"tEXt", b"IEND"])
+def test_a_png_chunk_longer_than_the_file_is_refused_before_its_memory_is_reserved(name):
+    """OpenCV 5 takes 2 GB and seconds to find it out."""
+    data = file_of(smooth(), "PNG")
+    with pytest.raises(MessageError, match=r"PNG image of \d+ bytes is cut off"):
+        decode_image(compressed(data[:33] + png_chunk(name, b"", 0x7FFF_FFFF) + data[33:], "png"))
 
 
 def test_a_jpeg_of_countless_scans_is_refused():

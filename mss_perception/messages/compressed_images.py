@@ -13,15 +13,13 @@ import cv2
 import numpy as np
 
 from mss_perception.camera import MAX_PIXELS
+from mss_perception.messages import jpeg
 from mss_perception.messages.common import MessageError, raw_bytes
 from mss_perception.messages.rvl import decode_rvl
 
-PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"      # how files begin
-START_OF_SCAN, END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"    # of a JPEG
+PNG = b"\x89PNG\r\n\x1a\n"       # how a file begins
 DEPTH_ENCODINGS = ("16UC1", "32FC1")
 DEPTH_HEADER = struct.Struct("<iff")    # compressedDepth's: kind of quantisation, its parameters A and B
-# Of a progressive JPEG; each scan goes over the whole picture, so a file of nothing but scans takes hours.
-MAX_SCANS = 100
 
 
 def check_size(height: int, width: int, size: tuple[int, int] | None) -> None:
@@ -128,7 +126,13 @@ def _decode_file(data: np.ndarray, name: str, size: tuple[int, int] | None) -> n
     if codec is None:
         raise MessageError(f"compressed image of format {name!r} begins with {bytes(data[:8])!r}; only JPEG and PNG "
                            "can be decoded")
-    _check_header(*(_jpeg_size(data) if codec == "JPEG" else _png_size(data)), size)
+    if codec == "JPEG":
+        file = data.tobytes()
+        frame, scans = jpeg.read_frame(file)
+        _check_header(frame.height, frame.width, size)
+        jpeg.check_data(file, frame, scans)
+    else:
+        _check_header(*_png_size(data), size)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
@@ -140,7 +144,7 @@ def _decode_file(data: np.ndarray, name: str, size: tuple[int, int] | None) -> n
 
 def _codec(data: np.ndarray) -> str | None:
     start = bytes(data[:8])
-    return "PNG" if start == PNG else "JPEG" if start.startswith(JPEG) else None
+    return "PNG" if start == PNG else "JPEG" if start.startswith(jpeg.START) else None
 
 
 def _check_header(height: int, width: int, size: tuple[int, int] | None) -> None:
@@ -150,33 +154,20 @@ def _check_header(height: int, width: int, size: tuple[int, int] | None) -> None
 
 
 def _png_size(data: np.ndarray) -> tuple[int, int]:
-    """(height, width) of the IHDR chunk, which is the first (PNG specification, 11.2.2)."""
-    if len(data) < 24 or bytes(data[12:16]) != b"IHDR":
-        raise MessageError("PNG image has no header")
-    width, height = struct.unpack_from(">II", data, 16)
-    return height, width
+    """(height, width) of the IHDR chunk, which is the first (PNG specification, 11.2.2).
 
-
-def _jpeg_size(data: np.ndarray) -> tuple[int, int]:
-    """(height, width) of the frame header (ITU-T T.81, B.2.2).
-
-    Raises MessageError for a file without end, which OpenCV 4 would fill with grey, and for one of too many scans.
+    Raises MessageError for a file whose chunks do not follow one another up to the last: OpenCV 5 reserves what the
+    length of a chunk says, up to 4 GB, before it reads the chunk.
     """
-    file, at = data.tobytes(), 2
-    # In the compressed data itself a byte of 255 is always followed by 0 or a restart marker.
-    scans = file.count(START_OF_SCAN)
-    if scans > MAX_SCANS:
-        raise MessageError(f"JPEG image has {scans} scans; at most {MAX_SCANS} are decoded")
-    if file.rfind(END_OF_IMAGE) <= file.rfind(START_OF_SCAN):
-        raise MessageError(f"JPEG image of {len(file)} bytes is cut off")
-    while at + 9 <= len(file):
-        marker = file[at + 1]
-        if file[at] != 0xFF or marker == 0xDA:
-            break
-        if marker == 0xFF:                                  # padding
-            at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            return struct.unpack_from(">HH", file, at + 5)
-        else:
-            at += 2 + struct.unpack_from(">H", file, at + 2)[0]
-    raise MessageError("JPEG image has no frame header")
+    file, at, kind = data.tobytes(), len(PNG), b""
+    while kind != b"IEND":
+        if at + 12 > len(file):
+            raise MessageError(f"PNG image of {len(file)} bytes is cut off")
+        length, kind = struct.unpack_from(">I4s", file, at)
+        if at == len(PNG) and (kind != b"IHDR" or length != 13):
+            raise MessageError("PNG image has no header")
+        at += 12 + length       # length, kind, content, checksum
+    if at > len(file):
+        raise MessageError(f"PNG image of {len(file)} bytes is cut off")
+    width, height = struct.unpack_from(">II", file, 16)
+    return height, width
