@@ -78,6 +78,7 @@ class Input:
         self.samples: dict[int, Sample] = {}            # by t, in order of arrival
         self.bytes = 0
         self.watermark: int | None = None
+        self.marked: int | None = None                  # arrival of the sample that brought it there
         self.steps: deque[int] = deque(maxlen=REMEMBERED_STEPS)
         self.tick_period = tick_period
         self._set_period(tick_period)
@@ -90,7 +91,9 @@ class Input:
         self.rejected: Counter = Counter()              # by reason, since the last accepted sample
         self.came_late = False                          # since the last emission
         self.missed: deque[int] = deque(maxlen=REMEMBERED_MISSES)   # emitted ticks that went without this input
-        self.sets_since_match = self.samples_since_match = 0        # of the epoch, while nothing has matched yet
+        self.sets_before_first = 0                      # sets of the epoch before the first timely sample
+        self.fresh = False                              # a newer timely sample has come since the last emission
+        self.sets_in_vain = 0                           # since the last match, of those that had one
 
     def _set_period(self, period: int) -> None:
         self.period = period
@@ -101,8 +104,7 @@ class Input:
     @property
     def active(self) -> bool:
         """Whether sets wait for it."""
-        in_vain = min(self.sets_since_match, self.samples_since_match) >= self.config.missing_after
-        return not (self.given_up or in_vain)
+        return not (self.given_up or self.sets_in_vain >= self.config.missing_after)
 
     def overdue_at(self) -> int:
         return self.heard + self.patience
@@ -127,7 +129,7 @@ class Input:
                 period = sorted(self.steps)[len(self.steps) // 4]
                 if period != self.period:
                     self._set_period(period)
-            self.watermark = t
+            self.watermark, self.marked = t, sample.arrival
         if would_have_matched or not timely:
             self.came_late = True
             self.counters["late"] += 1
@@ -136,13 +138,12 @@ class Input:
             if self.timely_t is None or t > self.timely_t:      # a straggler says nothing about the sensor's health
                 self._learn_rhythm(t)
             if would_have_matched:
-                self.sets_since_match = self.samples_since_match = 0
+                self.sets_in_vain = 0
 
     def _learn_rhythm(self, t: int) -> None:
         in_a_row = self.timely_t is not None and t - self.timely_t <= self.period * 3 // 2
         self.hits = self.hits + 1 if in_a_row else 1
-        self.samples_since_match += 1
-        self.timely_t = t
+        self.timely_t, self.fresh = t, True
         if self.hits >= self.config.recover_after:
             self.confirmed, self.given_up = True, False
 
@@ -194,10 +195,12 @@ class Input:
         """Nothing still to come can match better than what is there."""
         if self.watermark is None:
             return False
-        best = self.nearest(t_ref)
-        beaten_within = self.tolerance + 1 if best is None else abs(best.t - t_ref)
         step = self.period - self.slack if self.steps else 0    # at least; one sample shows no rhythm yet
-        return self.watermark + step - t_ref >= beaten_within
+        ahead = self.watermark + step - t_ref                   # of the tick is what comes next
+        if not 0 <= ahead <= self.tolerance:
+            return ahead > 0
+        best = self.nearest(t_ref)
+        return best is not None and abs(best.t - t_ref) <= ahead
 
     def match(self, t_ref: int) -> InputState:
         """OK or HELD with the sample, which is thereby used; else MISSING."""
@@ -223,17 +226,18 @@ class Input:
             self.counters["used"] += 1
             matched = result.stamp_ns - self.offset
             self.timely_t = matched if self.timely_t is None else max(self.timely_t, matched)
-            self.sets_since_match = self.samples_since_match = 0
+            self.sets_in_vain = 0
         else:
             self.missed.append(t_ref)
-            self.sets_since_match += 1
-            silence = self.sets_since_match if self.timely_t is None else (
+            self.sets_in_vain += self.fresh
+            self.sets_before_first += self.timely_t is None
+            silence = self.sets_before_first if self.timely_t is None else (
                 (t_ref - self.timely_t + self.slack) // self.period)
             if silence >= self.config.missing_after:
                 self.given_up, self.confirmed = True, False
         if result.state is State.MISSING:
             result.state = State.LATE if self.came_late else State.MISSING if self.active else State.STALE
-        self.came_late = False
+        self.came_late = self.fresh = False
         useless = t_ref - self.keep
         for t in [t for t in self.samples if t < useless]:
             self.discard(t, "unused")

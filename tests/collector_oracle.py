@@ -72,7 +72,7 @@ class Oracle:
     def health(self, name):
         """waited_for, trusted (to open sets), newest (timely t), heard (arrival of the last timely sample)"""
         c, gone, trusted, row, newest, heard = self.configs[name], False, False, 0, None, None
-        fruitless = []                              # sets and timely samples since the last match
+        tries, fruitless = 0, 0                     # new timely samples since the last set; sets with some in vain
         for i, e in enumerate(self.log):
             if e.kind == "sample" and e.name == name:
                 if e.timely:
@@ -80,19 +80,19 @@ class Oracle:
                 if e.timely and (newest is None or e.t > newest):
                     row = row + 1 if newest is not None and 2 * (e.t - newest) <= 3 * e.period else 1
                     newest = e.t
-                    fruitless.append("sample")
+                    tries += 1
                     if row >= c.recover_after:
                         gone, trusted = False, True
                 if e.timely and e.missed_its_set:
-                    fruitless = []
+                    fruitless = 0
             if e.kind == "emit":
                 state, stamp = e.states[name][:2]
                 if state == "OK":
                     t = stamp - ns(c.offset_sec)
                     newest = t if newest is None else max(newest, t)
-                    fruitless = []
+                    fruitless = 0
                 else:
-                    fruitless.append("set")
+                    fruitless += 1 if tries else 0
                     period = e.periods[name]
                     if newest is None:
                         misses = sum(before.kind == "emit" for before in self.log[:i + 1])
@@ -100,8 +100,8 @@ class Oracle:
                         misses = (e.t_ref - newest + period // 4) // period
                     if misses >= c.missing_after:
                         gone, trusted = True, False
-        in_vain = all(fruitless.count(what) >= c.missing_after for what in ("set", "sample"))
-        return Event(waited_for=not gone and not in_vain, trusted=trusted, newest=newest, heard=heard)
+                tries = 0
+        return Event(waited_for=not gone and fruitless < c.missing_after, trusted=trusted, newest=newest, heard=heard)
 
     def silent(self, name, now):
         heard, period = self.health(name).heard, self.period(name)
@@ -123,11 +123,23 @@ class Oracle:
 
     def may_tick(self, now):
         """The sources whose samples may open sets now, in order."""
+        return [self.in_charge(now)] if self.in_charge(now) else self.sources
+
+    def in_charge(self, now):
         firsts = self.from_sources()
         if firsts and now < self.first_choice_until() and not any(e.kind in ("tick", "flush") for e in self.log):
-            return self.sources[:1]
-        alive = [s for s in self.sources if self.alive(s, now)]
-        return alive[:1] or self.sources
+            return self.sources[0]
+        return next((s for s in self.sources if self.alive(s, now)), None)
+
+    def timely(self, t, now):
+        """Whether a set opened at t, at the time by the newest tick or sample of the source in charge, still waits."""
+        known = [(e.t_ref, e.opened) for e in self.log if e.kind == "tick" and e.opened is not None]
+        known += [(e.t, e.now) for e in self.of(self.in_charge(now), "sample")]
+        if not known:
+            return True
+        latest = max(t for t, _ in known)
+        came = next(came for t, came in known if t == latest)       # of a tick and its sample: the tick
+        return t > latest or now - (came - (latest - t)) <= ns(self.config.deadline_sec)
 
     @from_log
     def kept_and_lost(self, name):
@@ -234,10 +246,7 @@ class Oracle:
         return max(rows.values()) >= 2 and all(rows[name] > 0 or self.silent(name, now) for name in self.names)
 
     def accept(self, name, begin, t, payload, now, nbytes):
-        c, newest = self.configs[name], self.newest_tick()
-        timely = (newest is None or t > newest.t_ref
-                  or (now - newest.opened) + (newest.t_ref - t) <= ns(self.config.deadline_sec))
-        mark = self.watermark(name)
+        c, timely, mark = self.configs[name], self.timely(t, now), self.watermark(name)
         if name in self.windows and mark is not None and mark < begin <= mark + c.missing_after * self.period(name):
             begin = mark
         event = self.note(kind="sample", name=name, begin=begin, t=t, payload=payload, nbytes=nbytes, now=now,

@@ -196,6 +196,8 @@ def compare(stream: RandomStream, collector_class) -> int:
             taken[name] += accepted
         elif kind == "deadline":
             stream.config.deadline_sec = arguments[1]
+            collector.poll(now)     # else it takes effect with the collector's next step, which is not the oracle's
+            oracle.poll(now)
         elif kind == "reset":
             collector.reset("the clock jumped")
             oracle.reset()

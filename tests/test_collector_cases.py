@@ -570,6 +570,11 @@ RULES = {
     "3 misses in the input's own periods": [
         "test_misses_are_counted_in_the_inputs_own_periods",
     ],
+    "3 at sets less often than samples, too": [
+        "test_a_sensor_that_returns_is_waited_for_after_recover_after_samples",
+        "test_a_delay_beyond_the_deadline_is_one_also_between_two_sets",
+        "test_a_silence_is_not_in_vain",
+    ],
     "3 a dead sensor costs no latency": [
         "test_an_input_that_dies_costs_at_most_missing_after_deadlines_and_returns_in_time",
         "test_an_input_whose_samples_never_match_is_not_waited_for",
