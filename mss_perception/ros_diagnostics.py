@@ -17,7 +17,10 @@ class Diagnostics:
 
     def __init__(self, node: LifecycleNode) -> None:
         self.node = node
+        # With the namespace: nodes of one name, one for each camera, share /diagnostics.
+        self.name = node.get_fully_qualified_name().lstrip("/")
         self._logged = {""}
+        self._level = self._told = ""       # of the last call, and the last one that was logged
         self.publisher = node.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def publish(self, pipeline: Pipeline, topics: list[Topic]) -> None:
@@ -26,7 +29,10 @@ class Diagnostics:
         inputs = figures["inputs"]
         mismatches, losses = [topic.mismatch() for topic in topics], [topic.loss_warning() for topic in topics]
         self._log_new(mismatches)
-        statuses = [self._summary(figures, list(filter(None, mismatches)), list(filter(None, losses)))]
+        unpublished = [topic.name for topic, mismatch in zip(topics, mismatches, strict=True)
+                       if topic.role in inputs and not topic.publishers and not mismatch]
+        hints = [f"nobody publishes {', '.join(unpublished)}"] if unpublished else []
+        statuses = [self._summary(figures, list(filter(None, mismatches)), [*hints, *filter(None, losses)])]
         statuses += [self._topic(topic, inputs.get(topic.role, {}), mismatch, loss)
                      for topic, mismatch, loss in zip(topics, mismatches, losses, strict=True)]
         now = self.node.get_clock().now().nanoseconds
@@ -37,8 +43,25 @@ class Diagnostics:
             self.node.get_logger().error(text)
         self._logged = set(mismatches) | {""}
 
-    def _summary(self, figures: dict, mismatches: list[str], losses: list[str]) -> DiagnosticStatus:
-        level = "ERROR" if mismatches else "WARN" if losses and figures["level"] == "OK" else figures["level"]
+    def _log_level(self, level: str, message: str) -> None:
+        """A new level that has lasted for two calls: one that comes and goes with every set is no news."""
+        if level == self._level != self._told:
+            self._told = level
+            if level == "ERROR":        # rclpy keeps one severity per line of code
+                self.node.get_logger().error(message)
+            elif level == "OK":
+                self.node.get_logger().info(message)
+            else:
+                self.node.get_logger().warning(message)
+        self._level = level
+
+    def _summary(self, figures: dict, mismatches: list[str], hints: list[str]) -> DiagnosticStatus:
+        level, message = figures["level"], "; ".join([figures["message"], *hints])
+        if hints and level == "OK":
+            level = "WARN"
+        self._log_level(level, message)
+        if mismatches:      # they have been logged
+            level, message = "ERROR", "; ".join([*mismatches, message])
         values = {"model_id": figures["model_id"], "epoch": figures["epoch"], "tick_source": figures["tick_source"],
                   "fps_out": figures["fps_out"], "ticks": figures["ticks"], "outputs": figures["outputs"]}
         values |= {f"dropped.{reason}": count for reason, count in figures["dropped"].items()}
@@ -46,7 +69,7 @@ class Diagnostics:
         values |= {f"latency_ms.{stage}.{quantile}": value for stage, quantiles in figures["latency_ms"].items()
                    for quantile, value in quantiles.items()}
         values |= {f"state.{name}": one["state"] for name, one in figures["inputs"].items()}
-        return self._status("segmentation", level, "; ".join([*mismatches, figures["message"], *losses]), values)
+        return self._status("segmentation", level, message, values)
 
     def _topic(self, topic: Topic, figures: dict, mismatch: str, loss: str) -> DiagnosticStatus:
         """Received, lost and rate of a subscription and, for an input, what the collector knows of it."""
@@ -62,7 +85,7 @@ class Diagnostics:
         return self._status(topic.role, level, text, values)
 
     def _status(self, part: str, level: str, text: str, values: dict) -> DiagnosticStatus:
-        return status(TYPES, f"{self.node.get_name()}: {part}", level, text, values)
+        return status(TYPES, f"{self.name}: {part}", level, text, values)
 
     def destroy(self) -> None:
         self.node.destroy_lifecycle_publisher(self.publisher)

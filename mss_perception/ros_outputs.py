@@ -43,7 +43,7 @@ class Outputs:
             latched = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE,
                                  durability=DurabilityPolicy.TRANSIENT_LOCAL)
             self.publishers["label_info"] = node.create_lifecycle_publisher(
-                vision_msgs.LabelInfo, "~/label_info", latched)
+                vision_msgs.LabelInfo, "~/label_info", latched, event_callbacks=quiet)
         self._color_of_class = packed_colors(labels)
 
     def announce_labels(self) -> None:

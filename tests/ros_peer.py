@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import rclpy
+import torch
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
+from mss_models import checkpoint as checkpoints
+from mss_models.labels import LABEL_SETS
+from mss_models.modality import DEFAULT_ENCODINGS
+from mss_models.system import create
 from mss_perception import live
 from mss_perception.camera import Camera
 from mss_perception.messages import encode_camera_info, encode_cloud, encode_image, stamp_ns
 from mss_perception.ros_compat import TYPES
 from mss_perception.ros_process import leave
 
+LABELS = LABEL_SETS["deliver"]
 WIDTH, HEIGHT = 64, 48
 CAMERA = Camera(WIDTH, HEIGHT, np.array([[50.0, 0, 31.5], [0, 50, 23.5], [0, 0, 1]]), "plumb_bob", (0.0,) * 5, "cam")
 OUTPUTS = {"segmentation": Image, "segmentation/color": Image, "segmentation/overlay": Image, "confidence": Image,
@@ -26,11 +33,25 @@ OUTPUTS = {"segmentation": Image, "segmentation/color": Image, "segmentation/ove
 BEST_EFFORT = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
+def random_network(folder: Path) -> Path:
+    """A checkpoint of a small untrained network of four modalities."""
+    torch.manual_seed(0)
+    path = folder / "random.safetensors"
+    model = create(system="segformer_mean", backbone="B0", head_width=32, num_classes=len(LABELS),
+                   modalities=("rgb", "depth", "event", "lidar"))
+    checkpoints.save(path, model, LABELS, DEFAULT_ENCODINGS, {}, image_size=(64, 64))
+    return path
+
+
 def start_node(folder, domain_id: int, *parameters: str) -> live.Process:
     """The node with `name:=value` parameters; its log is folder/node.log."""
     environment = os.environ | {"ROS_DOMAIN_ID": str(domain_id)}
     arguments = ["--ros-args"] + [word for one in parameters for word in ("-p", one)]
     return live.Process("mss_perception.node", arguments, folder / "node.log", environment)
+
+
+def random_of(stamp: int, content: int | None) -> np.random.Generator:
+    return np.random.default_rng((stamp if content is None else content) % 2**32)
 
 
 class Peer:
@@ -73,22 +94,26 @@ class Peer:
     def connect(self, *topics: str) -> None:
         assert self.until(lambda: all(self.publishers[topic].get_subscription_count() for topic in topics))
 
-    def camera(self, encoding: str = "rgb8", stamp: int | None = None) -> int:
-        """One image with its camera_info; returns the stamp."""
+    def camera(self, encoding: str = "rgb8", stamp: int | None = None, content: int | None = None) -> int:
+        """One image with its camera_info; returns the stamp. content: gives the pixels, else the stamp does."""
         stamp = time.time_ns() if stamp is None else stamp
-        pixels = np.random.default_rng(stamp % 2**32).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+        pixels = random_of(stamp, content).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
         image = encode_image(TYPES, pixels, "rgb8", stamp, "cam")
         image.encoding = encoding
         self.publishers["camera_info"].publish(encode_camera_info(TYPES, CAMERA, stamp))
         self.publishers["image"].publish(image)
         return stamp
 
-    def points(self, stamp: int | None = None, frame: str = "cam") -> int:
-        """One cloud of 500 points in front of the camera."""
+    def points(self, stamp: int | None = None, frame: str = "cam", broken: bool = False,
+               content: int | None = None) -> int:
+        """One cloud of 500 points in front of the camera; broken: a third of its bytes are missing."""
         stamp = time.time_ns() if stamp is None else stamp
-        x, y = np.random.default_rng(stamp % 2**32).uniform(-2, 2, (2, 500)).astype(np.float32)
+        x, y = random_of(stamp, content).uniform(-2, 2, (2, 500)).astype(np.float32)
         cloud = {"x": x, "y": y, "z": np.full(500, 5, np.float32), "intensity": np.full(500, 0.5, np.float32)}
-        self.publishers["points"].publish(encode_cloud(TYPES, cloud, stamp, frame))
+        message = encode_cloud(TYPES, cloud, stamp, frame)
+        if broken:
+            message.data = message.data[:len(message.data) * 2 // 3]
+        self.publishers["points"].publish(message)
         return stamp
 
     def mask(self, stamp: int) -> dict[str, str]:

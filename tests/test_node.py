@@ -13,7 +13,6 @@ import pytest
 
 pytest.importorskip("rclpy", reason="ROS 2 is not installed: the node cannot be tested")
 import ros_peer  # noqa: E402
-import torch  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
@@ -22,10 +21,6 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters  # noqa: E402
 from rosgraph_msgs.msg import Clock  # noqa: E402
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2  # noqa: E402
 
-from mss_models import checkpoint as checkpoints  # noqa: E402
-from mss_models.labels import LABEL_SETS  # noqa: E402
-from mss_models.modality import DEFAULT_ENCODINGS  # noqa: E402
-from mss_models.system import create  # noqa: E402
 from mss_perception import live  # noqa: E402
 from mss_perception.config import Config  # noqa: E402
 from mss_perception.messages import (  # noqa: E402
@@ -37,20 +32,15 @@ from mss_perception.messages import (  # noqa: E402
     encode_image,
     stamp_ns,
 )
+from mss_perception.node import SegmentationNode, main  # noqa: E402
 from mss_perception.ros_compat import TYPES  # noqa: E402
 
-LABELS = LABEL_SETS["deliver"]
 ACTIVE = "mss_perception]: active"
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("network") / "random.safetensors"
-    model = create(system="segformer_mean", backbone="B0", head_width=32, num_classes=len(LABELS),
-                   modalities=("rgb", "depth", "event", "lidar"))
-    checkpoints.save(path, model, LABELS, DEFAULT_ENCODINGS, {}, image_size=(64, 64))
-    return path
+    return ros_peer.random_network(tmp_path_factory.mktemp("network"))
 
 
 @pytest.fixture
@@ -97,19 +87,19 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     labels = peer.got["segmentation"][stamp]
     assert (labels.encoding, labels.header.frame_id) == ("mono8", "cam")
     assert decode_image(labels).shape == (ros_peer.HEIGHT, ros_peer.WIDTH)
-    assert decode_image(labels).max() < len(LABELS)
+    assert decode_image(labels).max() < len(ros_peer.LABELS)
 
     # pictures are made once somebody subscribes, and show the same labels
     colored = max(peer.got["segmentation/color"].keys() & peer.got["segmentation"].keys())
     assert np.array_equal(decode_image(peer.got["segmentation/color"][colored]),
-                          LABELS.colorize(decode_image(peer.got["segmentation"][colored])))
+                          ros_peer.LABELS.colorize(decode_image(peer.got["segmentation"][colored])))
     pointed = max(peer.got["points/labeled"].keys() & peer.got["segmentation"].keys())
     cloud = decode_cloud(peer.got["points/labeled"][pointed])
     assert {"x", "y", "z", "label", "confidence", "rgb"} <= set(cloud.fields.dtype.names)
     point = cloud.fields[0]
     u, v = (50 * point["x"] / point["z"] + 31.5, 50 * point["y"] / point["z"] + 23.5)
     assert decode_image(peer.got["segmentation"][pointed])[round(float(v)), round(float(u))] == point["label"]
-    red, green, blue = LABELS.palette[point["label"]]
+    red, green, blue = ros_peer.LABELS.palette[point["label"]]
     assert np.float32(point["rgb"]).view(np.uint32) == red << 16 | green << 8 | blue
 
     # an unknown encoding makes that input INVALID with its reason; the LiDAR carries on alone, then both again
@@ -135,6 +125,12 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     assert 0 <= int(values["ticks"]) - int(values["outputs"]) - drops <= 2      # sets in work
     assert {"latency_ms.wait.p95", "latency_ms.inference.p95", "latency_ms.stamp_to_publish.p99"} <= set(values)
 
+    # what runs without two of its sensors says so in the log, not every second
+    words = "running without depth, event; nobody publishes /depth/image, /events"
+    assert peer.until(lambda: words in node.log.read_text(), act=both)
+    peer.spin(2.5)
+    assert node.log.read_text().count(words) == 1, node.log.read_text()
+
     status, seconds = node.interrupt()
     assert status == 0, node.last_words()
     assert seconds < 2.0
@@ -153,44 +149,66 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     (["rgb.message_type:=sensor_msgs/msg/PointCloud2"], ["rgb.message_type", "CompressedImage"]),
     (["calibration_file:=/nowhere/calibration.yaml"], ["cannot activate", "/nowhere/calibration.yaml"]),
 ])
-def test_what_is_wrong_at_the_start_ends_the_process_and_is_named(start, parameters, words):
-    node = start(*parameters)
+def test_what_is_wrong_at_the_start_is_named_and_status_1(network, monkeypatch, capfd, parameters, words):
+    """In this process: to start another takes seconds."""
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(live.free_domain()))
+    given = [f"checkpoint:={network}", *parameters]
+    assert main(["--ros-args", *(word for one in given for word in ("-p", one))]) == 1
+    written = capfd.readouterr().err
+    assert all(word in written for word in words), written
+    assert "Traceback" not in written
+
+
+def test_what_is_wrong_at_the_start_ends_the_process(start):
+    node = start("checkpoint:=/nowhere/net.safetensors")
     assert node.popen.wait(60) == 1
-    assert all(word in node.last_words() for word in words), node.last_words()
-    assert "Traceback" not in node.last_words()
+    assert "cannot configure" in node.last_words() and "Traceback" not in node.last_words()
 
 
-def call(peer, kind, service: str, request):
-    client = peer.node.create_client(kind, f"/mss_perception/{service}")
-    assert client.wait_for_service(timeout_sec=30)
-    time.sleep(0.5)     # the way back is found by itself and a little later; an answer before that is lost
-    future = client.call_async(request)
-    assert peer.until(future.done)
-    return future.result()
+class Services:
+    """The node's services, called while the sensors go on. `act` is done ten times a second."""
+
+    def __init__(self, peer, act) -> None:
+        self.peer, self.act, self.clients = peer, act, {}
+
+    def call(self, kind, service: str, request):
+        if service not in self.clients:
+            self.clients[service] = self.peer.node.create_client(kind, f"/mss_perception/{service}")
+            assert self.clients[service].wait_for_service(timeout_sec=30)
+            self.peer.spin(0.5)     # the way back is found by itself and a little later; an answer before that is lost
+        future = self.clients[service].call_async(request)
+        assert self.peer.until(future.done, act=self.act)
+        return future.result()
 
 
-def test_lifecycle_by_hand_and_parameters_at_run_time(start, peer):
+def test_lifecycle_under_traffic_and_parameters_at_run_time(start, peer):
+    """Every transition comes among images, which the node must neither die of nor keep."""
     node = start("autostart:=false")
+    services = Services(peer, lambda: [peer.camera() for _ in range(10)])
 
     def state() -> str:
-        return call(peer, GetState, "get_state", GetState.Request()).current_state.label
+        return services.call(GetState, "get_state", GetState.Request()).current_state.label
 
     def change(transition: int) -> bool:
-        return call(peer, ChangeState, "change_state",
-                    ChangeState.Request(transition=Transition(id=transition))).success
+        return services.call(ChangeState, "change_state",
+                             ChangeState.Request(transition=Transition(id=transition))).success
 
     def set_parameter(name: str, **value):
-        return call(peer, SetParameters, "set_parameters", SetParameters.Request(
+        return services.call(SetParameters, "set_parameters", SetParameters.Request(
             parameters=[Parameter(name=name, value=ParameterValue(**value))])).results[0]
 
+    def publishes() -> bool:
+        peer.got.clear()
+        return peer.until(lambda: peer.got["segmentation"], act=peer.camera)
+
     assert state() == "unconfigured"
+    peer.listen("segmentation")
     for _ in range(2):      # the whole circle, twice
         assert change(Transition.TRANSITION_CONFIGURE) and state() == "inactive"
-        assert change(Transition.TRANSITION_ACTIVATE) and state() == "active"
-        peer.listen("segmentation")
-        peer.got.clear()
-        assert peer.until(lambda: peer.got["segmentation"], act=peer.camera)
-        assert change(Transition.TRANSITION_DEACTIVATE) and state() == "inactive"
+        for _ in range(2):
+            assert change(Transition.TRANSITION_ACTIVATE) and state() == "active"
+            assert publishes()
+            assert change(Transition.TRANSITION_DEACTIVATE) and state() == "inactive"
         assert peer.until(lambda: not peer.publishers["image"].get_subscription_count())
         assert change(Transition.TRANSITION_CLEANUP) and state() == "unconfigured"
 
@@ -202,14 +220,22 @@ def test_lifecycle_by_hand_and_parameters_at_run_time(start, peer):
     assert not set_parameter("tick_rate_hz", type=3, double_value=1.0).successful        # read-only
 
     names = [name for name, *_ in Config().parameters()]
-    described = call(peer, DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names))
+    described = services.call(DescribeParameters, "describe_parameters", DescribeParameters.Request(names=names))
     assert all(one.description for one in described.descriptors)
     ranged = described.descriptors[names.index("tick_rate_hz")]
     assert ranged.read_only and ranged.floating_point_range[0].to_value == 1000.0
 
-    assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_ACTIVATE)
+    assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_ACTIVATE) and publishes()
+    # what is changed while active holds for the next set: two modalities are wanted, and there is but the camera
+    assert set_parameter("min_modalities", type=2, integer_value=2).successful
+    peer.listen("modality_mask")
+    assert peer.until(lambda: any("below_min_modalities" in str(one) for one in peer.got["modality_mask"].values()),
+                      act=peer.camera)
+    assert change(Transition.TRANSITION_ACTIVE_SHUTDOWN) and state() == "finalized"
+    assert peer.until(lambda: not peer.node.count_publishers("/mss_perception/segmentation"))
     status, _ = node.interrupt()
     assert status == 0, node.last_words()
+    assert "Traceback" not in node.log.read_text()
 
 
 def test_incompatible_qos_is_an_error_that_names_the_topic_until_the_publisher_is_gone(start, peer):
@@ -272,37 +298,40 @@ def test_a_clock_that_jumps_back_starts_a_new_epoch(start, peer):
     assert epochs() == {"0", "1"}
 
 
-def test_an_exception_in_a_timer_or_a_subscription_costs_that_call_only(network, peer, monkeypatch):
+def test_an_exception_in_a_timer_a_subscription_or_the_network_costs_that_call_only(network, peer, monkeypatch):
     """In this process, so that the exceptions can be put in."""
     from rclpy.parameter import Parameter
-
-    from mss_perception.node import SegmentationNode
 
     node = SegmentationNode(context=peer.context, parameter_overrides=[
         Parameter("checkpoint", value=str(network)), Parameter("threads", value=1)])
     peer.executor.add_node(node)
     try:
         assert node.trigger_configure().name == node.trigger_activate().name == "SUCCESS"
-        failing = {"poll": 2, "receive": 3, "diagnostics": 1}
+        failing = {"poll": 2, "receive": 3, "diagnostics": 1, "runtime": 1}
         for name in failing:
             whole = getattr(node.pipeline, name)
 
-            def sometimes(*arguments, name=name, whole=whole):
+            def sometimes(*arguments, name=name, whole=whole, **options):
                 failing[name] -= 1
                 if failing[name] >= 0:
-                    raise ZeroDivisionError(name)
-                return whole(*arguments)
+                    raise RuntimeError(f"out of memory in {name}")
+                return whole(*arguments, **options)
 
             monkeypatch.setattr(node.pipeline, name, sometimes)
-        peer.listen("segmentation")
+        monkeypatch.setattr(sometimes, "modalities", node.runtime.modalities, raising=False)
+        for attribute in ("labels", "model_id"):
+            monkeypatch.setattr(sometimes, attribute, getattr(node.runtime, attribute), raising=False)
+        peer.listen("segmentation", "modality_mask")
         peer.connect("image", "camera_info")
 
         def figures():
             return {one.key: one.value for one in peer.status("segmentation").values} if peer.diagnostics else {}
 
-        assert peer.until(lambda: peer.got["segmentation"] and figures(), act=peer.camera)
+        assert peer.until(lambda: len(peer.got["segmentation"]) > 2 and figures().get("dropped.error"), act=peer.camera)
         assert (figures()["warnings.poll_errors"], figures()["warnings.receive_errors"],
-                figures()["warnings.diagnose_errors"]) == ("2", "3", "1")
+                figures()["warnings.diagnose_errors"], figures()["dropped.error"]) == ("2", "3", "1", "1")
+        lost, = (stamp for stamp in peer.got["modality_mask"] if peer.summary(stamp).get("dropped") == "error")
+        assert lost not in peer.got["segmentation"]
     finally:
         peer.executor.remove_node(node)
         node.close()
@@ -424,7 +453,13 @@ def test_two_nodes_in_two_namespaces_have_a_camera_each(tmp_path, network, peer,
             info.publish(encode_camera_info(TYPES, ros_peer.CAMERA, stamp))
             image.publish(encode_image(TYPES, np.full((48, 64, 3), stamp % 200, np.uint8), "rgb8", stamp, "cam"))
 
+    def statuses() -> set[str]:
+        return {status.name for message in peer.diagnostics for status in message.status}
+
     assert peer.until(lambda: all(got.values()), seconds=90, act=lambda: publish("left", "right"))
+    # they share /diagnostics, where an aggregator tells them apart by the name alone
+    assert peer.until(lambda: {"left/mss_perception: rgb", "right/mss_perception: rgb"} <= statuses(),
+                      act=lambda: publish("left", "right"))
     peer.spin(1.0)
     for stamps in got.values():
         stamps.clear()
