@@ -181,6 +181,10 @@ class Dataset:
         """The labels of a frame of this split, read now."""
         return self._labels(frame)
 
+    def missing_in(self, frame: Frame) -> frozenset[str]:
+        """The modalities whose sensor gave nothing for a frame."""
+        return frozenset()
+
     def image_of(self, frame: Frame, modality: str, size: tuple[int, int]) -> np.ndarray:
         """One image of a frame of this split, read now, uint8 (H, W, 3), read-only. size: (H, W) of its labels."""
         image = self._image(frame, modality, size)

@@ -64,7 +64,7 @@ class Deliver(Dataset):
 
     @property
     def card(self) -> dict:
-        return recording_card(self.root) or super().card
+        return self._recording or super().card
 
     def _available(self) -> list[str]:
         return [name for name in self.MODALITIES
@@ -75,8 +75,9 @@ class Deliver(Dataset):
         if (path := self.root / "labels.json").is_file():
             try:
                 self.labels = LabelSet.from_dict(read_json(path))
-            except LabelError as error:
+            except (LabelError, TypeError) as error:
                 raise DatasetError(f"{path}: {error}") from error
+        self._recording = recording_card(self.root)  # now, and not when a training has a checkpoint to save
         known = self._known()
         candidates = [self.variant] if self.variant else self._usual_first(known)
         encodings = {one: self._encodings(known, one) for one in candidates}

@@ -23,7 +23,7 @@ import numpy as np
 from mss_models.labels import LABEL_SETS
 from mss_models.modality import DEFAULT_ENCODINGS, MCUBES_MODALITIES, Encoding
 from training.datasets.dataset import Dataset, Frame, check_ids, size_text
-from training.datasets.sample import DatasetError, check_png, read_png
+from training.datasets.sample import DatasetError, check_png, read_array, read_png
 
 LEFT_COLUMNS = 192
 FOLDERS = {"rgb": "polL_color", "aolp": "polL_aolp_sin", "dolp": "polL_dolp", "nir": "NIR_warped"}
@@ -127,13 +127,9 @@ def read_fractions(path: Path) -> np.ndarray:
 
 def read_numbers(path: Path) -> np.ndarray:
     """A .npy file of finite real numbers (H, W), as float32. Raises DatasetError."""
-    try:
-        values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DatasetError(f"{path}: not a NumPy file of numbers ({error})") from error
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
-        raise DatasetError(f"{path}: {getattr(values, 'dtype', '')} {getattr(values, 'shape', 'several arrays')}; real "
-                           "numbers of two dimensions are needed")
+    values = read_array(path)
+    if values.ndim != 2:
+        raise DatasetError(f"{path}: an array of shape {values.shape}; two dimensions are needed")
     values = values.astype(np.float32)
     if not np.isfinite(values).all():
         raise DatasetError(f"{path}: {np.count_nonzero(~np.isfinite(values))} values are not finite")

@@ -61,7 +61,7 @@ class Recordings(Dataset):
         if (path := self._beside("labels.json")) is not None:
             try:
                 self.labels = LabelSet.from_dict(read_json(path))
-            except LabelError as error:
+            except (LabelError, TypeError) as error:
                 raise DatasetError(f"{path}: {error}") from error
         return {name: wanted.get(name, DEFAULT_ENCODINGS[name]) for name in self.modalities}
 
@@ -160,6 +160,9 @@ class Recordings(Dataset):
 
     def _read(self, frame: Frame) -> Sample:
         return self._samples[frame.name]
+
+    def missing_in(self, frame: Frame) -> frozenset[str]:
+        return self._samples[frame.name].missing
 
     def _labels(self, frame: Frame) -> np.ndarray:
         return self._samples[frame.name].labels
