@@ -18,6 +18,8 @@ PACKAGES = [
     "mss_perception.messages",
     "training",
     "training.datasets",
+    "training.protocols",
+    "training.report",
     "training.synthetic",
 ]
 

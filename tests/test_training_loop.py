@@ -1,4 +1,4 @@
-"""The training loop with its exact resume, and the evaluation, end to end on a tiny tree."""
+"""The training loop with its exact resume, end to end on a tiny tree."""
 
 from __future__ import annotations
 
@@ -16,15 +16,9 @@ import torch
 from deliver_tree import write_tree
 
 from mss_models import checkpoint as checkpoints
-from mss_models.labels import LABEL_SETS
-from mss_models.metrics import Confusion
-from mss_models.runtime import open_runtime
-from training import evaluate as evaluation
 from training import train as training
 from training.batches import class_weights, make_batch
 from training.datasets.deliver import Deliver
-from training.datasets.sample import DatasetError
-from training.protocols import all_subsets, class_prior, merge, score_prior, score_subsets
 from training.recipe import Phase
 from training.recipes import find_recipe
 from training.run_folder import TrainingError
@@ -220,20 +214,6 @@ def test_command_line_errors(tree, tmp_path, capsys, arguments, message):
     check_one_line(training.main, [*arguments, "--data", str(tree), "--out", str(tmp_path / "run")], message, capsys)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--device", "cuda:99"], "device 'cuda:99' is not there"), (["--precision", "int4"], "int4.*bf16"),
-    (["--limit", "0"], "--limit: 0 must be at least 1"), (["--batch-size", "0"], "--batch-size: 0 must be at least 1"),
-    (["--limit", "few"], "--limit: .*'few'"), (["--protocol", "guess"], "guess.*any-modal"),
-    (["--data", "nowhere"], "nowhere: no DELIVER tree here"), (["--checkpoint", "x"], "unrecognized arguments"),
-])
-def test_evaluation_command_line_errors(tree, tmp_path, capsys, arguments, message):
-    network = tmp_path / "net.safetensors"
-    data = Deliver(tree, "test")
-    checkpoints.save(network, training.make_model(DEBUG, 25), data.labels, data.encodings, {}, image_size=(64, 64))
-    fixed = [str(network), "--data", str(tree), "--out", str(tmp_path / "out")]
-    check_one_line(evaluation.main, [*fixed, *arguments], message, capsys)
-
-
 def check_one_line(main, arguments, message, capsys):
     try:
         status = main(arguments)
@@ -241,102 +221,3 @@ def check_one_line(main, arguments, message, capsys):
         status = stop.code
     shown = capsys.readouterr().err
     assert status == 2 and re.search("^error: .*" + message, shown) and shown.count("\n") == 1
-
-
-# --- protocols and evaluation ----------------------------------------------------------------------------------------
-
-def test_class_prior_against_brute_force(tree):
-    data = Deliver(tree, "train")
-    labels = [data.read_labels(i) for i in range(len(data))]
-    labels[0] = np.where(np.arange(64) < 2, 255, labels[0]).astype(np.uint8)
-    for one in labels[1:]:
-        one[:, 0] = 255  # column 0: never labelled
-    everything = np.concatenate([one[one != 255] for one in labels])
-    expected = np.zeros((64, 64), np.uint8)
-    for y in range(64):
-        for x in range(64):
-            column = np.array([one[y, x] for one in labels])
-            column = column[column != 255]
-            column = column if len(column) else everything
-            expected[y, x] = max(range(25), key=lambda c: ((column == c).sum(), -c))  # noqa: B023
-    prior = class_prior(iter(labels), 25)
-    np.testing.assert_array_equal(prior, expected)
-    confusion = score_prior(prior, data)
-    assert confusion.hist.sum() == sum((data.read_labels(i) != 255).sum() for i in range(len(data)))
-    target = data.read_labels(0)
-    assert score_prior(prior, Deliver(tree, "train", limit=1)).iou()[12] == pytest.approx(
-        ((target == 12) & (prior == 12)).sum() / ((target == 12) | (prior == 12)).sum())
-    with pytest.raises(ValueError, match="at least one labelled pixel"):
-        class_prior(iter([np.full((4, 4), 255, np.uint8)]), 25)
-
-
-def test_subsets_reach_the_network_and_groups_add_up(tree):
-    data = Deliver(tree, "test")
-    subsets = all_subsets(data.modalities)
-    assert len(subsets) == len(set(subsets)) == 15 and subsets[0] == ("rgb",) and len(subsets[-1]) == 4
-    asked = []
-
-    class Answer:
-        def __init__(self, labels):
-            self.labels = labels
-
-    def segment(images, present):  # predicts the truth when it has lidar, else Sky
-        asked.append(tuple(images))
-        assert all(mask.all() == mask.any() == (name in images) for name, mask in present.items())
-        sky = np.full(next(iter(images.values())).shape[:3], 12, np.uint8)
-        return Answer((images["lidar"][..., 0] // 10 if "lidar" in images else sky).astype(np.uint8))
-
-    groups = score_subsets(segment, data, subsets, batch_size=3)
-    assert set(groups) == {("sun", "normal"), ("night", "motionblur")} and set(asked) == set(subsets)
-    total = merge(groups)
-    brute = Confusion(25)
-    for i in range(len(data)):
-        brute.update(data[i].labels, data[i].images["lidar"][:, :, 0] // 10)
-    np.testing.assert_array_equal(total[("rgb", "lidar")].hist, brute.hist)
-    assert total[("rgb",)].hist[:, 12].sum() == total[("rgb",)].hist.sum() == len(data) * 64 * 64
-    night = merge(groups, lambda weather, case: weather == "night")
-    assert night[("rgb",)].pixels == 2 * 64 * 64 and total[("rgb",)].pixels == 4 * 64 * 64
-
-
-def test_evaluate_end_to_end(tree, tmp_path, capsys):
-    model = training.make_model(DEBUG, 25)
-    data = Deliver(tree, "test")
-    checkpoints.save(tmp_path / "net.safetensors", model, data.labels, data.encodings, {}, image_size=(64, 64))
-    out = tmp_path / "out"
-    arguments = [str(tmp_path / "net.safetensors"), "--data", str(tree), "--out", str(out), "--precision", "fp32"]
-    shipped = tmp_path / "shipped.safetensors"
-    assert evaluation.main([*arguments, "--protocol", "any-modal", "conditions", "--ship", str(shipped)]) == 0
-    metrics = json.loads((out / "metrics.json").read_text())
-    assert metrics["frames"] == 4 and len(metrics["subsets"]) == 15 and metrics["recording"] == {"seed": 0}
-    assert set(metrics["conditions"]) == {"sun", "night", "normal", "motionblur"}
-    everything = metrics["subsets"]["rgb+depth+event+lidar"]
-    assert everything["margin_present"] == pytest.approx(everything["miou_present"] - metrics["prior"]["miou_present"],
-                                                         abs=0.011)
-    mious = [one["miou_published"] for one in metrics["subsets"].values()]
-    summary = metrics["summary"]["miou_published"]
-    assert summary["average"] == pytest.approx(np.mean(mious), abs=0.011)
-    assert (summary["top1"], summary["last1"]) == (max(mious), min(mious))
-    assert sum(metrics["class_pixels"].values()) == 4 * 64 * 64
-    copy = checkpoints.load(shipped)
-    assert copy.card["scores"]["miou_published"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["miou_published"]
-    original = checkpoints.load(tmp_path / "net.safetensors").model.state_dict()
-    assert all(torch.equal(value, original[name]) for name, value in copy.model.state_dict().items())
-    page = (out / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 6 and "http" not in page.replace("http://www.w3.org", "")
-    assert "| rgb+depth+event+lidar |" in (out / "table.md").read_text()
-    encodings = json.loads((tree / "encodings.json").read_text())
-    encodings["event"]["params"]["window_sec"] = 0.03
-    other = write_tree(tmp_path / "other", {"train": 1, "test": 1})
-    (other / "encodings.json").write_text(json.dumps(encodings))
-    arguments[2] = str(other)
-    assert evaluation.main(arguments) == 2
-    assert "modality event: the checkpoint learned" in capsys.readouterr().err
-
-
-def test_evaluate_refuses_another_label_set(tree, tmp_path):
-    data = Deliver(tree, "test")
-    muses = LABEL_SETS["muses"]
-    checkpoints.save(tmp_path / "net.safetensors", training.make_model(DEBUG, len(muses)), muses, data.encodings, {},
-                     image_size=(64, 64))
-    with pytest.raises(DatasetError, match="label set is 'muses' with 19 classes, the data's is 'deliver' with 25"):
-        evaluation.evaluate(open_runtime(tmp_path / "net.safetensors", device="cpu"), tree, ["any-modal"])

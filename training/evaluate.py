@@ -1,13 +1,18 @@
 """Scores a checkpoint: `python -m training.evaluate CHECKPOINT --data DIR --protocol any-modal conditions --out DIR`.
 
-Leaves metrics.json (every figure), table.md and a self-contained report.html in the folder.
+Leaves metrics.json (every figure), table.md and a self-contained report.html in the folder, and in parts/ the counts,
+from which the same command goes on when it was interrupted or is given further protocols.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shlex
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -15,80 +20,118 @@ from tqdm import tqdm
 from mss_models import checkpoint as checkpoints
 from mss_models.checkpoint import CheckpointError
 from mss_models.files import write_atomically
-from mss_models.runtime import PRECISIONS, OptionError, TorchRuntime, open_runtime
+from mss_models.metrics import Confusion
+from mss_models.modality import ModalityError
+from mss_models.runtime import PRECISIONS, OptionError, choose_device
 from training.commands import Parser, at_least
-from training.datasets.deliver import CASES, NORMAL, SPLITS, WEATHERS, Deliver, recording_card
+from training.datasets.dataset import Dataset
 from training.datasets.sample import DatasetError
-from training.protocols import (
-    PROTOCOLS,
-    all_subsets,
-    any_modal_summary,
-    class_prior,
-    figures,
-    key,
-    merge,
-    score_prior,
-    score_subsets,
+from training.processes import ProcessKilled, run
+from training.protocols import PROTOCOLS, Trial, class_prior, counted, key, merge, score_prior, trials_of
+from training.protocols.counts import (
+    Job,
+    begin,
+    collect,
+    frames_of,
+    is_missing,
+    open_job,
+    open_split,
+    parts,
+    read_scores,
+    score_part,
+    write_scores,
 )
+from training.protocols.grid import SCORE_AT, EvaluationError, Grid
+from training.protocols.scoring import Scores
+from training.protocols.summary import CONVENTIONS, by_condition, figures, of_subsets, robustness_tables, summarise
 from training.report import markdown, page
 
 
-def evaluate(runtime: TorchRuntime, data: Path, protocols: list[str], *, split: str = "test",
-             limit: int | None = None, batch_size: int = 8) -> dict:
-    """All figures of the protocols as a JSON-ready dict, percent throughout.
+def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, jobs: int = 1,
+             command: str = "") -> dict:
+    """Runs the protocols, writes the results to `out` and returns the content of metrics.json (see docs/protocols.md).
 
-    any-modal: `subsets` {subset: {miou_published, miou_present, iou{class}, margin_*}}, `summary`, and `prior`, what
-    the per-pixel class prior of the train split's labels scores; margin = mIoU - the prior's. conditions: `conditions`
-    {weather or case: {subset: {miou_published, miou_present}}}. Raises DatasetError where data and network do not fit.
+    jobs: processes; on a CPU each has one thread, so that the result does not depend on their number. Counts that `out`
+    has already are not made again. Raises EvaluationError, ProcessKilled, DatasetError, CheckpointError, OptionError.
     """
-    dataset = Deliver(data, split, runtime.modalities, limit=limit)
-    _check_fit(runtime, dataset)
-    names = dataset.labels.names
-    groups = score_subsets(runtime, dataset, all_subsets(runtime.modalities), batch_size,
-                           lambda batches: tqdm(batches, split, unit="batch", dynamic_ncols=True))
-    total = merge(groups)
-    train_set = Deliver(data, "train", runtime.modalities)
-    frames = tqdm(range(len(train_set)), "class prior", unit="frame", dynamic_ncols=True, leave=False)
-    prior = score_prior(class_prior((train_set.read_labels(i) for i in frames), len(names)), dataset)
+    open_job.cache_clear()  # its files may be others than at the last call
+    runtime, dataset = open_job(job)
+    known = {trial.name for trial in trials_of(protocols, runtime.modalities)}
+    if unknown := set(job.predictions) - known:
+        raise EvaluationError(f"--predictions {sorted(unknown)[0]}: no trial of {', '.join(protocols)}; "
+                              f"one of theirs is {sorted(known)[0]}")
+    if "conditions" in protocols and not any(frame.weather or frame.case for frame in dataset.frames):
+        raise EvaluationError(f"--protocol conditions: {dataset.NAME} tells no weather or case of its frames; leave it "
+                              "out")
+    begin(job, out)
+    total, needed = len(dataset), counted(protocols)
+    threads = 1 if runtime.device.type == "cpu" else 0  # the number of threads may change the last bits
+    missing = [part for part in parts(total) if any(is_missing(out, one, part) for one in needed)]
+    with tqdm(total=total, desc=job.split, unit="frame", dynamic_ncols=True) as bar:
+        bar.update(total - sum(len(frames_of(part, total)) for part in missing))
+        for frames in run(partial(score_part, job, out, needed), missing, jobs, threads):
+            bar.update(frames)
+    prior = prior_confusion(job, out)
     metrics = {
-        "model_id": runtime.model_id, "device": str(runtime.device), "precision": runtime.precision, "split": split,
-        "frames": len(dataset), "recording": recording_card(data), "modalities": list(runtime.modalities),
-        "protocols": protocols, "class_pixels": dict(zip(names, map(int, prior.hist.sum(1)), strict=True)),
-        "prior": figures(prior, names), "subsets": {}, "summary": any_modal_summary(total),
-    }
-    for subset, confusion in total.items():
-        one = figures(confusion, names)
-        margins = {convention.replace("miou", "margin"): round(one[convention] - metrics["prior"][convention], 2)
-                   for convention in ("miou_published", "miou_present")}
-        metrics["subsets"][key(subset)] = one | margins
-    if "conditions" in protocols:
-        chosen = {name: merge(groups, lambda weather, case, name=name: name in (weather, case))
-                  for name in (*WEATHERS, NORMAL, *CASES)}
-        metrics["conditions"] = {
-            name: {key(subset): {convention: figures(confusion, names)[convention]
-                                 for convention in ("miou_published", "miou_present")}
-                   for subset, confusion in scores.items()}
-            for name, scores in chosen.items() if scores}
+        "command": command, "model_id": runtime.model_id,
+        "architecture": checkpoints.load(job.checkpoint).model.architecture, "card": runtime.card,
+        "device": str(runtime.device), "precision": runtime.precision, "dataset": dataset.NAME,
+        "label_set": dataset.labels.name, "data": dataset.fingerprint(), "recording": dataset.card,
+        "split": job.split, "frames": total,
+        "frames_in_split": len(open_split(job.data, job.split, runtime)), "seed": job.seed,
+        **dataclasses.asdict(job.grid), "modalities": list(runtime.modalities), "protocols": list(protocols),
+    } | tables(collect(out, needed, total), prior, dataset, protocols)
+    write_atomically(out / "metrics.json", json.dumps(metrics, indent=1, allow_nan=False) + "\n")
+    write_atomically(out / "table.md", markdown(metrics))
+    write_atomically(out / "report.html", page(metrics, job))
     return metrics
 
 
-def _check_fit(runtime: TorchRuntime, dataset: Deliver) -> None:
-    if runtime.labels != dataset.labels:
-        raise DatasetError(f"the checkpoint's label set is {runtime.labels.name!r} with {len(runtime.labels)} classes, "
-                           f"the data's is {dataset.labels.name!r} with {len(dataset.labels)}")
-    for name in runtime.modalities:
-        if runtime.encodings[name] != dataset.encodings[name]:
-            raise DatasetError(f"modality {name}: the checkpoint learned {runtime.encodings[name]}, "
-                               f"the data holds {dataset.encodings[name]}")
+def tables(scores: Scores, prior: Confusion | None, dataset: Dataset, protocols: Sequence[str]) -> dict:
+    """The figures of metrics.json."""
+    names = dataset.labels.names
+    pixels = merge(next(iter(scores.values()))).hist.sum(1)
+    if not pixels.any():
+        raise EvaluationError(f"none of the {len(dataset)} frames has a labelled pixel; there is nothing to score")
+    result = {"class_pixels": dict(zip(names, map(int, pixels), strict=True)),
+              "prior": prior and figures(prior, names)}
+    if subsets := of_subsets(scores, "any-modal"):
+        result["subsets"] = {key(subset): figures(one, names) for subset, one in subsets.items()}
+        result["summary"] = summarise(subsets)
+        if prior:
+            for one in result["subsets"].values():
+                one |= {convention.replace("miou", "margin"): round(one[convention] - result["prior"][convention], 2)
+                        for convention in CONVENTIONS}
+    if "conditions" in protocols:
+        result["conditions"] = by_condition(scores, [*dataset.WEATHERS, *dataset.CASES])
+    return result | robustness_tables(scores, names)
+
+
+def prior_confusion(job: Job, out: Path) -> Confusion | None:
+    """What the per-pixel class prior of the train split's labels scores; None where that split is not there."""
+    runtime, dataset = open_job(job)
+    path, trial = out / "parts" / "prior.npz", Trial("prior", ("train",))
+    if (known := read_scores(path)) is not None:
+        return known[trial]["", ""]
+    try:
+        train_set = open_split(job.data, "train", runtime)
+    except DatasetError:
+        return None
+    frames = tqdm(range(len(train_set)), "class prior", unit="frame", dynamic_ncols=True, leave=False)
+    prior = class_prior((train_set.read_labels(i) for i in frames), len(dataset.labels))
+    confusion = score_prior(prior, dataset, job.grid)
+    write_scores(path, {trial: {("", ""): confusion}})
+    return confusion
 
 
 def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
     """Copy a checkpoint with `metrics`' scores added to its card under 'scores'; returns the copy's model_id."""
     one = checkpoints.load(source)
     kept = ("command", "split", "frames", "recording", "precision", "summary")
-    scores = {name: metrics[name] for name in kept} | {"class_prior": metrics["prior"]["miou_present"]} | {
+    scores = {name: metrics[name] for name in kept} | {
+        "class_prior": metrics["prior"] and metrics["prior"]["miou_present"]} | {
         convention: {subset: figures[convention] for subset, figures in metrics["subsets"].items()}
-        for convention in ("miou_present", "miou_published")}
+        for convention in CONVENTIONS}
     return checkpoints.save(target, one.model, one.labels, one.encodings, {**one.card, "scores": scores},
                             image_size=one.image_size)
 
@@ -97,40 +140,64 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status; 2 and one line on stderr for what the user can mend."""
     parser = Parser(prog="python -m training.evaluate", description=__doc__.split("\n\n")[0])
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="a DELIVER tree")
-    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["any-modal"])
+    parser.add_argument("--data", type=Path, required=True, help="folder of a data set")
+    parser.add_argument("--protocol", nargs="+", choices=PROTOCOLS, default=["any-modal"], metavar="NAME",
+                        help=f"of {', '.join(PROTOCOLS)}")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--split", choices=SPLITS, default="test")
-    parser.add_argument("--limit", type=at_least(1), help="score so many frames, evenly spread over the split")
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--frames", type=at_least(1), help="score so many frames, evenly spread over the split")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of missing values and noise")
+    parser.add_argument("--jobs", type=at_least(1), default=None,
+                        help="processes; the result is the same for any number (default: one per CPU core, one for a "
+                             "GPU)")
+    parser.add_argument("--short-side", type=at_least(1), metavar="PIXELS",
+                        help="resize images so, sides aligned up to 32 (published: 1024); default: as they are")
+    parser.add_argument("--score-at", choices=SCORE_AT, default="labels",
+                        help="labels: at their own size; network: at the network's, as published")
+    parser.add_argument("--window", type=at_least(1), metavar="PIXELS",
+                        help="sliding windows of this side, logits averaged; default: the whole image")
+    parser.add_argument("--stride", type=at_least(1), metavar="PIXELS", help="of the windows (default: two thirds)")
+    parser.add_argument("--predictions", nargs="*", metavar="TRIAL",
+                        help="write class ids as PNG files of these trials, e.g. any-modal/rgb+lidar rmm/0.5/rgb; "
+                             "without names: of all modalities")
     parser.add_argument("--ship", type=Path, metavar="FILE",
                         help="write the checkpoint here with these scores in its card")
-    parser.add_argument("--batch-size", type=at_least(1), default=8)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     args = parser.parse_args(arguments)
+    command = "python -m training.evaluate " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
-        runtime = open_runtime(args.checkpoint, device=args.device, precision=args.precision)
-        metrics = evaluate(runtime, args.data, args.protocol, split=args.split, limit=args.limit,
-                           batch_size=args.batch_size)
-        metrics["command"] = ("python -m training.evaluate "
-                              + shlex.join(sys.argv[1:] if arguments is None else arguments))
-        args.out.mkdir(parents=True, exist_ok=True)
-        table = markdown(metrics)
-        write_atomically(args.out / "metrics.json", json.dumps(metrics, indent=1) + "\n")
-        write_atomically(args.out / "table.md", table)
-        shown = Deliver(args.data, args.split, runtime.modalities, limit=4)
-        write_atomically(args.out / "report.html", page(metrics, runtime, shown))
+        if args.ship and not {"any-modal", "conditions"} & set(args.protocol):
+            raise EvaluationError("--ship writes any-modal's scores; add any-modal to --protocol")
+        stride = args.stride or (args.window and max(1, 2 * args.window // 3))
+        grid = Grid(args.short_side, args.score_at, args.window, stride)
+        predictions = args.predictions
+        if predictions == []:
+            modalities = checkpoints.load(args.checkpoint).model.modalities
+            predictions = [trial.name for trial in trials_of(args.protocol, modalities)
+                           if trial.protocol in ("any-modal", "emm", "nm") and trial.subset == modalities][:1]
+        job = Job(args.checkpoint, args.data, args.split, args.frames, args.seed, grid, args.device, args.precision,
+                  tuple(predictions or ()))
+        metrics = evaluate(job, args.out, args.protocol, jobs=args.jobs or default_jobs(args.device), command=command)
         if args.ship:
             write_with_scores(args.checkpoint, args.ship, metrics)
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
+        print(f"\ninterrupted; the same command goes on from what is in {args.out}", file=sys.stderr)
         return 130
-    except (DatasetError, CheckpointError, OptionError, OSError) as error:
+    except (DatasetError, CheckpointError, OptionError, ModalityError, EvaluationError, ProcessKilled,
+            OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table)
+    print(markdown(metrics))
     print(f"report: {args.out / 'report.html'}")
     return 0
+
+
+def default_jobs(device: str) -> int:
+    """One process for a GPU, else one per core that this process may use."""
+    if choose_device(device).type != "cpu":
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""The torch runtime: eager PyTorch on a CPU or a GPU."""
+"""The torch runtime: eager PyTorch on a CPU or a GPU. Faster forms: runtime/compiled.py and runtime/graphs.py."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,26 +79,44 @@ class TorchRuntime:
         masks = {name: torch.tensor(np.asarray(mask)) for name, mask in present.items()}
         if not any(bool(mask.any()) for mask in masks.values()):
             raise InputError("no modality is present; one is needed")
-        tensors = {name: self._normalised(name, image) for name, image in images.items() if bool(masks[name].any())}
-        logits = self._model(tensors, masks)
+        given = {name: self._upload(name, image) for name, image in images.items() if bool(masks[name].any())}
+        logits = self._network(given, masks)
         labels, confidence = read_out(logits, output_size or logits.shape[-2:])
         return Result(labels.cpu().numpy(), confidence.cpu().numpy())
 
+    @torch.inference_mode()
+    def logits(self, images: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K, H, W) float32 of images that are normalised already; both as `System.forward` takes them."""
+        return self._model(images, present)
+
     def warmup(self, height: int, width: int) -> None:
         """Run every number of modalities once at this image size, so that the first frame is not slow."""
+        self._run_blank([self.modalities[:count] for count in range(1, len(self.modalities) + 1)], height, width)
+
+    def _run_blank(self, subsets: Iterable[Sequence[str]], height: int, width: int) -> None:
         blank = np.zeros((1, height, width, 3), np.uint8)
-        for count in range(1, len(self.modalities) + 1):
-            names = self.modalities[:count]
+        for names in subsets:
             self(dict.fromkeys(names, blank), {name: np.ones(1, bool) for name in names})
 
-    def _normalised(self, name: str, image: np.ndarray) -> Tensor:
-        """uint8 (B, H, W, 3) -> (B, 3, H, W) on the device, channels-last because that is how the bytes lie."""
+    def _network(self, images: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K, H, W) float32 of uint8 images (B, H, W, 3) on the device and masks (B,)."""
+        return self._model({name: self._normalised(name, image) for name, image in images.items()}, masks)
+
+    def _upload(self, name: str, image: np.ndarray) -> Tensor:
+        """uint8 (B, H, W, 3) on the device. Raises InputError."""
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 4 or image.shape[3] != 3:
             raise InputError(f"image {name!r} is {image.dtype} {image.shape}; uint8 (B, H, W, 3) is needed")
+        if self.device.type == "cuda":  # from page-locked memory, which torch keeps, the copy goes on in the background
+            pinned = torch.empty(image.shape, dtype=torch.uint8, pin_memory=True)
+            pinned.numpy()[...] = image
+            return pinned.to(self.device, non_blocking=True)
         image = image if image.flags.writeable and image.flags.c_contiguous else image.copy()  # torch wants these
-        tensor = torch.from_numpy(image).to(self.device).permute(0, 3, 1, 2)
-        return (tensor * self._scale[name] + self._shift[name]).to(self._dtype)
+        return torch.from_numpy(image)
+
+    def _normalised(self, name: str, image: Tensor) -> Tensor:
+        """uint8 (B, H, W, 3) -> (B, 3, H, W), channels-last because that is how the bytes lie."""
+        return (image.permute(0, 3, 1, 2) * self._scale[name] + self._shift[name]).to(self._dtype)
 
 
 def choose_device(device: str) -> torch.device:

@@ -1,0 +1,284 @@
+"""The evaluation as a command: every figure, the report, going on, several processes, and what users get wrong."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from deliver_tree import write_tree
+from PIL import Image
+
+from mss_models import checkpoint as checkpoints
+from mss_models.labels import LABEL_SETS
+from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
+from mss_models.runtime import open_runtime
+from mss_models.system import create
+from training import evaluate as evaluation
+from training.datasets.deliver import Deliver
+from training.processes import ProcessKilled, run
+from training.protocols import all_subsets, counts, key
+from training.report.published import is_published_data
+
+FULL = "rgb+depth+event+lidar"
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    torch.set_num_threads(1)
+    return write_tree(tmp_path_factory.mktemp("tree"), {"train": 2, "test": 5})  # 10 frames: two parts
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return save(tmp_path_factory.mktemp("net") / "net.safetensors")
+
+
+def save(path, labels="deliver", modalities=DELIVER_MODALITIES):
+    torch.manual_seed(0)
+    model = create(system="segformer_mean", modalities=modalities, num_classes=len(LABEL_SETS[labels]), backbone="B0",
+                   head_width=32)
+    with torch.no_grad():
+        model.head.classify.weight *= 30  # random weights alone would see one class everywhere,
+        model.head.classify.bias[[0, 3, 6, 9, 12]] += 50  # and one that does not occur
+    checkpoints.save(path, model, LABEL_SETS[labels], DEFAULT_ENCODINGS, {"recipe": {"name": "x"}}, image_size=(64, 64))
+    return path
+
+
+def command(network, tree, out, *more):
+    return [str(network), "--data", str(tree), "--out", str(out), "--precision", "fp32", "--jobs", "1",
+            *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def everything(network, tree, tmp_path_factory):
+    """The folder of an evaluation with every protocol."""
+    out = tmp_path_factory.mktemp("all") / "out"
+    assert evaluation.main(command(network, tree, out, "--protocol", "any-modal", "conditions", "emm", "rmm",
+                                   "nm", "--predictions", "any-modal/rgb+lidar", "nm/mid/" + FULL)) == 0
+    return out
+
+
+def figures_of(out):
+    return json.loads((out / "metrics.json").read_text())
+
+
+# --- the figures -----------------------------------------------------------------------------------------------------
+
+def test_any_modal_against_the_runtime(everything, network, tree):
+    metrics, runtime, data = figures_of(everything), open_runtime(network, precision="fp32"), Deliver(tree, "test")
+    assert metrics["frames"] == metrics["frames_in_split"] == 10 and metrics["recording"] == {"seed": 0}
+    for subset in (("rgb",), ("rgb", "lidar"), DELIVER_MODALITIES):
+        iou, target, seen = [], [], []
+        for sample in data:
+            target.append(sample.labels)
+            seen.append(runtime({name: sample.images[name][None] for name in subset},
+                                {name: np.array([name in subset]) for name in DELIVER_MODALITIES}).labels[0])
+        target, seen = np.stack(target), np.stack(seen)
+        for c in range(25):
+            union = ((target == c) | (seen == c)).sum()
+            iou.append(((target == c) & (seen == c)).sum() / union if union else np.nan)
+        one = metrics["subsets"][key(subset)]
+        assert one["miou_published"] == pytest.approx(100 * np.nansum(iou) / 25, abs=0.05)
+        assert one["miou_present"] == pytest.approx(100 * np.nanmean(iou), abs=0.05)
+        assert [value is None for value in one["iou"].values()] == list(np.isnan(iou))
+        assert one["margin_present"] == pytest.approx(one["miou_present"] - metrics["prior"]["miou_present"], abs=0.011)
+    assert sum(metrics["class_pixels"].values()) == 10 * 64 * 64
+    mious = {subset: one["miou_published"] for subset, one in metrics["subsets"].items()}
+    assert list(mious) == [key(one) for one in all_subsets(DELIVER_MODALITIES)]
+    summary = metrics["summary"]["miou_published"]
+    assert summary["average"] == pytest.approx(np.mean(list(mious.values())), abs=0.011)
+    assert (summary["top1"], summary["last1"]) == (max(mious.values()), min(mious.values()))
+    assert mious[summary["top1_subset"]] == summary["top1"]
+    assert set(metrics["conditions"]) == {"night", "sun", "normal", "motionblur"}
+    assert metrics["conditions"]["sun"] == metrics["conditions"]["normal"] != metrics["conditions"]["night"]
+
+
+def test_damaged_modalities(everything):
+    metrics = figures_of(everything)
+    full = {name: metrics["subsets"][FULL][name] for name in ("miou_published", "miou_present")}
+    assert metrics["emm"]["subsets"][FULL] == full
+    assert list(metrics["rmm"]) == ["0.25", "0.5", "0.75"]
+    assert all(one["subsets"][FULL] == full for one in metrics["rmm"].values())
+    singles = [metrics["emm"]["subsets"]["rgb"], *(one["subsets"]["rgb"] for one in metrics["rmm"].values())]
+    assert len({one["miou_published"] for one in singles}) == 4
+    for convention in ("miou_published", "miou_present"):
+        emm, rmm = metrics["emm"]["summary"][convention], metrics["rmm"]["0.5"]["summary"][convention]
+        low, mid = metrics["nm"]["low"][convention], metrics["nm"]["mid"][convention]
+        assert metrics["composites"][convention] == {
+            "robustseg_mean": pytest.approx(np.mean([emm["average"], emm["e"]["0.2"], rmm["average"], rmm["e"]["0.2"],
+                                                     low]), abs=0.006),
+            "equiseg_robustness": pytest.approx(np.mean([full[convention], emm["average"], emm["e"]["0.1"],
+                                                         rmm["average"], rmm["e"]["0.1"], low, mid]), abs=0.006)}
+
+
+def test_predictions(everything, network, tree):
+    data, runtime = Deliver(tree, "test"), open_runtime(network, precision="fp32")
+    files = sorted((everything / "predictions").rglob("*.png"))
+    assert len(files) == 2 * len(data)
+    for sample in data:
+        saved = np.asarray(Image.open(everything / "predictions/any-modal/rgb+lidar" / f"{sample.name}.png"))
+        labels = runtime({name: sample.images[name][None] for name in ("rgb", "lidar")},
+                         {name: np.ones(1, bool) for name in ("rgb", "lidar")}).labels[0]
+        assert saved.dtype == np.uint8 and np.mean(saved == labels) > 0.999
+
+
+def test_report(everything):
+    page, table = (everything / "report.html").read_text(), (everything / "table.md").read_text()
+    assert page.count("data:image/png;base64") == 4 * (5 + 5 + 5) and not re.search(r"https?://", page)
+    for section in ("Subsets of modalities", "Conditions", "Damaged modalities", "Classes", "Published values",
+                    "Frames"):
+        assert f"<h2>{section}</h2>" in page
+    assert "<b>Other data.</b>" in page and ">50.03</td>" in page
+    assert f"| {FULL} |" in table and "| RobustSeg's mean |" in table
+    metrics = figures_of(everything)
+    public = metrics | {"recording": {"dataset": "DELIVER"}}
+    assert not is_published_data(metrics) and is_published_data(public)
+    assert not is_published_data(public | {"frames": 9}) and not is_published_data(public | {"label_set": "muses"})
+
+
+def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(tree, data)
+    for folder in data.rglob("train"):
+        shutil.rmtree(folder)
+    shipped = tmp_path / "shipped.safetensors"
+    assert evaluation.main(command(network, data, tmp_path / "out", "--frames", 4, "--ship", shipped,
+                                   "--protocol", "any-modal", "rmm-block")) == 0
+    metrics = figures_of(tmp_path / "out")
+    assert (metrics["frames"], metrics["frames_in_split"], metrics["prior"]) == (4, 10, None)
+    assert list(metrics["rmm-block"]) == ["0.25", "0.5", "0.75"] and "rmm" not in metrics
+    assert metrics["rmm-block"]["0.5"]["subsets"][FULL]["miou_present"] == metrics["subsets"][FULL]["miou_present"]
+    assert "4 of the 10 frames of split test, evenly spread" in capsys.readouterr().out
+    copy = checkpoints.load(shipped)
+    assert copy.card["scores"]["miou_published"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["miou_published"]
+    assert copy.card["recipe"] == {"name": "x"} and copy.card["scores"]["class_prior"] is None
+    original = checkpoints.load(network).model.state_dict()
+    assert all(torch.equal(value, original[name]) for name, value in copy.model.state_dict().items())
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+def test_several_processes_equal_one(everything, network, tree, tmp_path):
+    arguments = command(network, tree, tmp_path / "out", "--protocol", "any-modal", "conditions", "nm")
+    arguments[arguments.index("--jobs") + 1] = "2"
+    assert evaluation.main(arguments) == 0
+    one, two = figures_of(everything), figures_of(tmp_path / "out")
+    for table in ("subsets", "summary", "conditions", "nm", "prior", "class_pixels"):
+        assert one[table] == two[table]
+
+
+def test_an_interrupted_evaluation_goes_on(everything, network, tree, tmp_path, monkeypatch, capsys):
+    out, scored = tmp_path / "out", []
+    arguments = command(network, tree, out, "--protocol", "any-modal", "nm")
+    real = counts.score
+
+    def interrupted(*given, frames, **options):
+        scored.append(frames)
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return real(*given, frames=frames, **options)
+
+    monkeypatch.setattr(counts, "score", interrupted)
+    assert evaluation.main(arguments) == 130
+    assert f"the same command goes on from what is in {out}" in capsys.readouterr().err
+    assert sorted(os.listdir(out)) == ["parts"]
+    assert sorted(os.listdir(out / "parts")) == ["any-modal-0000.npz", "nm-0000.npz", "settings.json"]
+    assert evaluation.main(arguments) == 0
+    assert scored == [range(8), range(8, 10), range(8, 10)]
+    assert figures_of(out)["nm"] == figures_of(everything)["nm"]
+    assert evaluation.main(arguments) == 0 and len(scored) == 3  # nothing left to do
+    further = command(network, tree, out, "--protocol", "any-modal", "nm", "conditions", "emm")
+    assert evaluation.main(further) == 0 and len(scored) == 5
+    assert figures_of(out)["emm"] == figures_of(everything)["emm"]
+    (out / "parts/nm-0001.npz").write_bytes(b"half of it")  # damaged: made again
+    assert evaluation.main(arguments) == 0 and scored[5:] == [range(8, 10)]
+    assert figures_of(out)["nm"] == figures_of(everything)["nm"]
+
+
+def test_another_evaluation_in_the_same_folder_is_refused(everything, network, tree, tmp_path, capsys):
+    before = (everything / "metrics.json").read_bytes()
+    assert evaluation.main(command(network, tree, everything, "--seed", 1)) == 2
+    error = capsys.readouterr().err
+    assert "holds an evaluation with other settings: seed was 0 and is 1" in error and "choose another --out" in error
+    assert (everything / "metrics.json").read_bytes() == before
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/settings.json").write_text("{")
+    check_one_line(command(network, tree, tmp_path), "settings.json is damaged", capsys)
+
+
+def test_a_killed_process_is_an_error():
+    with pytest.raises(ProcessKilled, match="fewer --jobs"):
+        list(run(os._exit, [3, 3], jobs=2))
+    assert not multiprocessing.active_children()
+
+
+# --- what users get wrong --------------------------------------------------------------------------------------------
+
+def check_one_line(arguments, message, capsys):
+    try:
+        status = evaluation.main(arguments)
+    except SystemExit as stop:  # argparse
+        status = stop.code
+    shown = capsys.readouterr().err.splitlines()
+    errors = [line for line in shown if "frame/s" not in line and line.strip()]
+    assert status == 2 and len(errors) == 1 and re.search("^error: .*" + message, errors[0]), shown
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--device", "cuda:99"], "device 'cuda:99' is not there"), (["--precision", "int4"], "int4.*bf16"),
+    (["--frames", "0"], "--frames: 0 must be at least 1"), (["--frames", "few"], "--frames: .*'few'"),
+    (["--jobs", "0"], "--jobs: 0 must be at least 1"), (["--seed", "-1"], "--seed: -1 must be at least 0"),
+    (["--protocol", "guess"], "guess.*any-modal"), (["--data", "nowhere"], "nowhere: no such folder"),
+    (["--split", "exam"], "split 'exam' is unknown"), (["--split", "val"], "is the split recorded"),
+    (["--stride", "8"], "--window"), (["--window", "8", "--stride", "9"], "stride 9 must lie in 1..8"),
+    (["--predictions", "any-modal/sonar"], "any-modal/sonar: no trial of any-modal"),
+    (["--predictions", "emm/rgb"], "emm/rgb: no trial of any-modal"),
+    (["--protocol", "nm", "--ship", "x"], "add any-modal to --protocol"), (["--batch", "x"], "unrecognized arguments"),
+])
+def test_options(network, tree, tmp_path, capsys, arguments, message):
+    check_one_line([*command(network, tree, tmp_path / "out"), *arguments], message, capsys)
+    assert not (tmp_path / "out/metrics.json").exists()
+
+
+def test_networks_that_do_not_fit(network, tree, tmp_path, capsys):
+    muses = save(tmp_path / "muses.safetensors", "muses")
+    check_one_line(command(muses, tree, tmp_path / "a"),
+                   "label set is 'muses' with 19 classes, the data's is 'deliver' with 25", capsys)
+    radar = save(tmp_path / "radar.safetensors", modalities=("rgb", "radar"))
+    check_one_line(command(radar, tree, tmp_path / "b"), "radar", capsys)
+    encodings = json.loads((tree / "encodings.json").read_text())
+    encodings["event"]["params"]["window_sec"] = 0.03
+    other = write_tree(tmp_path / "other", {"train": 1, "test": 1})
+    (other / "encodings.json").write_text(json.dumps(encodings))
+    check_one_line(command(network, other, tmp_path / "c"), "modality event: the checkpoint learned", capsys)
+    check_one_line(command(tmp_path / "none.safetensors", tree, tmp_path / "d"), "cannot be read", capsys)
+    assert not any((tmp_path / name).exists() for name in "abcd")
+
+
+def test_out_that_is_a_file(network, tree, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    check_one_line(command(network, tree, tmp_path / "out"), "out is a file; a folder is needed", capsys)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_damaged_image_is_named_and_nothing_looks_whole(network, tree, tmp_path, capsys):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(tree, data)
+    damaged = Deliver(data, "test").frames[9].images["depth"]
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    check_one_line(command(network, data, out), f"{damaged.name}: the image cannot be read", capsys)
+    assert sorted(os.listdir(out)) == ["parts"] and "any-modal-0001.npz" not in os.listdir(out / "parts")
+
+
+def test_no_labelled_pixel(network, tree, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(tree, data)
+    for frame in Deliver(data, "test").frames:
+        Image.fromarray(np.zeros((64, 64), np.uint8)).save(frame.labels)
+    check_one_line(command(network, data, tmp_path / "out"), "none of the 10 frames has a labelled pixel", capsys)
