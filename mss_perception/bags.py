@@ -159,8 +159,8 @@ def _storage(path: Path) -> list[Path]:
                        + (f"{', '.join(files)}: give such a file itself, or run `ros2 bag reindex`" if files
                           else "no .mcap or .db3 file: not a bag"))
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        information = yaml.load(metadata.read_text(), loader)["rosbag2_bagfile_information"]
+        # Not PyYAML's C loader: the interpreter crashes in it on a file that is nested deep enough.
+        information = yaml.safe_load(metadata.read_text())["rosbag2_bagfile_information"]
         if information["storage_identifier"]:
             return [path]
         return [path / Path(name).name for name in information["relative_file_paths"]]

@@ -28,9 +28,9 @@ from mss_perception.bags import BagError, open_bag
 from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError
 from mss_perception.findings import Findings, judge, latencies_ns
-from mss_perception.options import at_least, duration
+from mss_perception.options import at_least, positive
 from mss_perception.proposal import SERVED_BY, Proposal, holds_results, known_cameras, propose
-from mss_perception.survey import KINDS, Survey, Topic
+from mss_perception.survey import KINDS, Survey, SurveyError, Topic
 from mss_perception.timing import Phase, rhythm
 
 MESSAGES = 50           # decoded per topic
@@ -247,7 +247,7 @@ def arguments() -> argparse.ArgumentParser:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bag", nargs="?", type=Path, help="rosbag2 folder, or an .mcap or .db3 file")
     parser.add_argument("--live", action="store_true", help="listen to the ROS graph instead")
-    parser.add_argument("--seconds", type=duration, default=10.0, help="how long to listen (default 10)")
+    parser.add_argument("--seconds", type=positive, default=10.0, help="how long to listen (default 10)")
     parser.add_argument("--config", type=Path, metavar="FILE", help="the node's parameter file, to be judged")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the proposed parameter file; must not exist")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report as JSON")
@@ -279,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.json.write_text(json.dumps(found, indent=1), encoding="utf-8")
         for path in proposal_files.write(options.write, proposal, survey.source) if options.write else ():
             print(f"written: {path}")
-    except (BagError, CalibrationError, ConfigError) as error:
+    except (BagError, CalibrationError, ConfigError, SurveyError) as error:
         print(f"check: {error}", file=sys.stderr)
         return 2
     except ImportError as error:

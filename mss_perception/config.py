@@ -402,6 +402,10 @@ class Config:
         if sections:
             general = [one for name, one in sections.items() if name.rpartition("/")[2] in ("*", "**")]
             own = [one for name, one in sections.items() if name.rpartition("/")[2] == NODE]
+            nodes = {name.lstrip("/"): name for name in sections if name.rpartition("/")[2] == NODE and "*" not in name}
+            if len(nodes) > 1:
+                raise ConfigError(f"configuration {path} has parameters of several nodes, {', '.join(nodes.values())}; "
+                                  "give a file of one")
             if not general + own:
                 raise ConfigError(f"configuration {path} has parameters of {', '.join(sections)}, none of {NODE} or "
                                   "/**")

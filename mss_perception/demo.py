@@ -30,6 +30,7 @@ from mss_perception.bags import bag_summary
 from mss_perception.config import Config
 from mss_perception.faults import SECOND
 from mss_perception.live import Process
+from mss_perception.options import at_least, positive
 from mss_perception.player import calibration_of
 from mss_perception.replay import USER_ERRORS, Replay, Truth, table
 from mss_perception.report import Report, write_report
@@ -49,12 +50,14 @@ CONFIG = Path(__file__).resolve().parents[1] / "config" / "delivery.yaml"
 
 
 def record_bag(folder: Path, size: int, duration: float, seed: int, weather: str) -> Path:
-    """The bag of these settings; recorded unless the folder has it complete."""
+    """The bag of these settings; recorded unless the folder has it complete. Raises LiveError."""
     bag = folder / f"bag_{weather}_{size}px_{duration:g}s_seed{seed}"
     if not (bag / "metadata.yaml").exists():
         print(f"recording {duration:g} s of the synthetic world")
-        subprocess.run([sys.executable, "-m", "training.synthesize", "--format", "bag", "--out", str(bag), "--size",
-                        str(size), "--duration", str(duration), "--seed", str(seed), "--weather", weather], check=True)
+        words = ["--format", "bag", "--out", str(bag), "--size", str(size), "--duration", str(duration), "--seed",
+                 str(seed), "--weather", weather]
+        if subprocess.run([sys.executable, "-m", "training.synthesize", *words]).returncode:
+            raise live.LiveError("the world could not be recorded; training.synthesize has said why")
     return bag
 
 
@@ -192,9 +195,9 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mss_perception.demo", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder for the results (runs/demo)")
     parser.add_argument("--checkpoint", type=Path, help="network; the shipped one when not given")
-    parser.add_argument("--tick-rate", type=float, help="sets per second; what the machine can hold when not given")
-    parser.add_argument("--size", type=int, help="pixels of camera and network, square; as --tick-rate")
-    parser.add_argument("--seed", type=int, default=2024, help="of the world and the faults (default 2024)")
+    parser.add_argument("--tick-rate", type=positive, help="sets per second; what the machine can hold when not given")
+    parser.add_argument("--size", type=at_least(16), help="pixels of camera and network, square; as --tick-rate")
+    parser.add_argument("--seed", type=at_least(0), default=2024, help="of the world and the faults (default 2024)")
     parser.add_argument("--weather", default="sun", help="of the world (default sun)")
     return parser
 

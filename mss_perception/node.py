@@ -231,8 +231,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Until spin(), SIGINT raises KeyboardInterrupt, which ends the loading of the network too.
     try:
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
-    except RuntimeError as error:       # rclpy's own errors: an argument, or a parameter file that rcl cannot read
-        print(f"mss_perception: wrong arguments: {ros_params.one_line(error)}", file=sys.stderr)
+    except RuntimeError as error:       # rclpy's own: an argument, parameter file or environment that rcl cannot use
+        print(f"mss_perception: ROS does not start: {ros_params.one_line(error)}", file=sys.stderr)
         return 2
     executor = SingleThreadedExecutor()
     node = None

@@ -25,9 +25,9 @@ def number(text: str) -> float:
     return value
 
 
-def duration(text: str) -> float:
-    """Seconds, more than zero."""
+def positive(text: str) -> float:
+    """A number of more than zero: seconds, or a rate."""
     value = number(text)
     if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text} s must be more than 0")
+        raise argparse.ArgumentTypeError(f"{text} must be more than 0")
     return value

@@ -64,5 +64,8 @@ def wrong(name: str, value: Any, declaration) -> str:
 
 def shown(value: Any) -> str:
     """repr, of a length for an error."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:      # Python writes no integer of thousands of digits, though it reads one in hexadecimal
+        return "a number of thousands of digits"
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -39,7 +39,7 @@ from mss_perception.config import Config, ConfigError, absolute
 from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule
 from mss_perception.message_types import ACCEPTED, COMPRESSED, IMAGE
 from mss_perception.messages import MessageError, decode_image, stamp_ns
-from mss_perception.options import at_least, duration
+from mss_perception.options import at_least, positive
 from mss_perception.pipeline import REJECTED, Output, Pipeline
 from mss_perception.recording import Run, RunError
 from mss_perception.report import Report, write_report
@@ -340,7 +340,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--view", default="", help="of several target_cameras, the one to replay (default: the first)")
     parser.add_argument("--points", default="", choices=["pcd", "ply"],
                         help="also write the labelled points of each set, in this format")
-    parser.add_argument("--limit", type=duration, metavar="SEC", help="stop after this much of the bag")
+    parser.add_argument("--limit", type=positive, metavar="SEC", help="stop after this much of the bag")
     parser.add_argument("--write-bag", action="store_true", help="also write labels, confidence and masks as a bag")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
     parser.add_argument("--no-report", action="store_true", help="leave report.html and the pictures out")

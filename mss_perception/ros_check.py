@@ -14,9 +14,10 @@ from rclpy.serialization import deserialize_message
 from tqdm import tqdm
 
 from mss_perception.ros_compat import message_class
+from mss_perception.ros_params import one_line
 from mss_perception.ros_process import leave
 from mss_perception.ros_topics import LossEstimate, loss_cure
-from mss_perception.survey import KINDS, Survey, Topic
+from mss_perception.survey import KINDS, Survey, SurveyError, Topic
 
 DISCOVERY_SEC = 2.0     # in which peers make themselves known, before it is decided whose clock counts
 LOOK_AROUND_SEC = 0.5   # how often new topics are looked for
@@ -107,9 +108,12 @@ class Listener(Node):
 
 
 def listen(seconds: float, messages: int, progress: bool = True) -> Survey:
-    """What comes on the topics of this ROS domain within so many seconds."""
+    """What comes on the topics of this ROS domain within so many seconds. Raises SurveyError."""
     context = rclpy.Context()
-    rclpy.init(context=context)
+    try:
+        rclpy.init(context=context)
+    except RuntimeError as error:       # rclpy's own: an environment that rcl cannot use
+        raise SurveyError(f"ROS does not start: {one_line(error)}") from error
     node = Listener(context, messages)
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)

@@ -57,7 +57,7 @@ def unlisted(node: Node, config: Config) -> list[str]:
 
 
 def one_line(error: Exception) -> str:
-    """Of rcl: what is wrong with the command line or a parameter file, without the places in rcl's source."""
+    """What is wrong as rcl says it, without the places in its source."""
     return " ".join(re.sub(r",? at /\S+:\d+", "", str(error)).split())
 
 

@@ -24,6 +24,7 @@ from mss_perception.config import Config
 from mss_perception.demo import DURATION_SEC, choose, record_bag, run_live, write_config
 from mss_perception.faults import SECOND, Fault, parse_fault
 from mss_perception.messages import stamp_ns
+from mss_perception.options import at_least, positive
 from mss_perception.player import LOOP_GAP_NS
 from mss_perception.replay import USER_ERRORS, expected_masks
 
@@ -165,13 +166,13 @@ def soak(options: argparse.Namespace) -> dict:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m mss_perception.soak", description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=600, help="length of the run (default 600)")
+    parser.add_argument("--seconds", type=positive, default=600, help="length of the run (default 600)")
     parser.add_argument("--out", type=Path, default=Path("runs/soak"), help="folder for the results (runs/soak)")
     parser.add_argument("--bag", type=Path, help="bag to loop; recorded as the demo's when not given")
     parser.add_argument("--checkpoint", type=Path, help="network; the shipped one when not given")
-    parser.add_argument("--tick-rate", type=float, help="sets per second; what the machine can hold when not given")
-    parser.add_argument("--size", type=int, help="pixels of camera and network, square; as --tick-rate")
-    parser.add_argument("--seed", type=int, default=2024, help="of the faults (default 2024)")
+    parser.add_argument("--tick-rate", type=positive, help="sets per second; what the machine can hold when not given")
+    parser.add_argument("--size", type=at_least(16), help="pixels of camera and network, square; as --tick-rate")
+    parser.add_argument("--seed", type=at_least(0), default=2024, help="of the faults (default 2024)")
     try:
         result = soak(options := parser.parse_args(argv))
     except (live.LiveError, *USER_ERRORS) as error:

@@ -40,6 +40,10 @@ STAMP = struct.Struct("<iI"), struct.Struct(">iI")      # sec, nanosec; CDR puts
 UNITS = {1_000_000_000: "seconds", 1_000_000: "milliseconds", 1_000: "microseconds", 1: "nanoseconds"}
 
 
+class SurveyError(ValueError):
+    """Nothing can be surveyed. The message says why."""
+
+
 @dataclass
 class Topic:
     """One topic. times (ns): `received`, and `stamps` as long, empty when the type has no header.

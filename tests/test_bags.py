@@ -149,7 +149,7 @@ class TestBrokenBags:
             action(bag)
 
     @pytest.mark.parametrize("text", ["", "a: [", "rosbag2_bagfile_information: 5", "rosbag2_bagfile_information: {}",
-                                      "rosbag2_bagfile_information: {storage_identifier: tape}"])
+                                      "rosbag2_bagfile_information: {storage_identifier: tape}", "- " * 5000])
     def test_metadata_broken(self, bag, action, text):
         (bag / "metadata.yaml").write_text(text)
         with pytest.raises(BagError, match="drive"):

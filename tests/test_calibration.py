@@ -102,6 +102,7 @@ def test_frames_may_be_written_as_in_ros_1(tmp_path):
     (camera(distortion_model="plumb_bob", D="0000"), "D = '0000' must be finite numbers"),
     (camera(distortion_model="plumb_bob", D=["0.1", "0", "0", "0"]), "D = .* must be finite numbers"),
     (camera(D=[0.1, 0, 0, 0, 0]), "D is given without a distortion_model; one of plumb_bob, rational_polynomial"),
+    (f"cameras: {{rgb: {{frame_id: a, width: 0x1{'0' * 5000}, height: 1, K: []}}}}", "width = a number of thousands"),
     ({"cameras": {"rbg": CAMERA}}, "camera 'rbg': no input can have this name; meant rgb"),
     ({"cameras": {"front": CAMERA}}, "camera 'front': no input can have this name; there are rgb, depth, event"),
     ({"cameras": {"rgb": {k: v for k, v in CAMERA.items() if k != "K"}}}, "must have K, .* it has frame_id, height"),

@@ -51,6 +51,8 @@ def test_a_plain_mapping_serves_as_well(tmp_path):
 
 @pytest.mark.parametrize("text, complaint", [
     ("/other: {ros__parameters: {tick_rate_hz: 7}}", "has parameters of /other, none of mss_perception"),
+    ("/left/mss_perception: {ros__parameters: {}}\n/right/mss_perception: {ros__parameters: {}}",
+     "parameters of several nodes, /left/mss_perception, /right/mss_perception; give a file of one"),
     ("/**: {ros__parameters: {model_log: 7}}", "unknown parameter 'model_log'"),
     ("/**: {ros__parameters: {tick_rat_hz: 7}}", "meant tick_rate_hz"),
     ("/**: {ros__parameters: [tick_rate_hz]}", r"/\*\*'s ros__parameters must be a mapping"),
@@ -60,7 +62,9 @@ def test_a_plain_mapping_serves_as_well(tmp_path):
     ("tick_rate_hz: 5\ntick_rate_hz: 6", r"'tick_rate_hz' is given twice \(line 2"),
     ("lidar.offset_sec: 0.1\nlidar: {offset_sec: 0.2}", r"lidar\.offset_sec is given twice"),
     ("deadline_sec: 1" + "0" * 400, "deadline_sec has an integer of more than 64 bits"),
-    ("deadline_sec: 1" + "0" * 5000, "holds a value that cannot be read"),
+    ("deadline_sec: 1" + "0" * 5000, "holds a value that cannot be read|more than 64 bits"),    # as Python limits it
+    ("deadline_sec: 0x1" + "0" * 5000, "deadline_sec has an integer of more than 64 bits"),
+    ("tick_source: [0x1" + "0" * 5000 + "]", "tick_source has the item a number of thousands of digits"),
     ("rgb: {max_bytes: 9223372036854775808}", r"rgb\.max_bytes has an integer of more than 64 bits"),
     ("jump_back_sec: 1e308", r"jump_back_sec = 1e\+308 is out of range"),
     ("max_future_sec: 1e308", r"max_future_sec = 1e\+308 is out of range"),

@@ -202,3 +202,19 @@ def test_the_config_of_a_run_serves_node_and_replay(bag, tmp_path):
     config = Config.from_yaml(demo.write_config(tmp_path, bag, {"tick_rate_hz": 4.0}))
     assert config.collector.tick_rate_hz == 4.0 and config.inputs["depth"].offset_sec == pytest.approx(0.004)
     assert config.calibration_file and bag_summary(bag).topics
+
+
+@pytest.mark.parametrize(("command", "option"), [
+    (demo, "--size=-5"), (demo, "--tick-rate=nan"), (demo, "--seed=-1"), (soak, "--seconds=nan"),
+    (soak, "--seconds=-1"), (soak, "--tick-rate=0"), (soak, "--size=3")])
+def test_numbers_that_cannot_be_meant_are_refused(capsys, tmp_path, command, option):
+    with pytest.raises(SystemExit) as end:
+        command.main(["--out", str(tmp_path / "out"), option])
+    assert end.value.code == 2 and f"argument {option.partition('=')[0]}: " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_world_that_cannot_be_recorded_ends_the_demo_with_a_line(tmp_path, capfd):
+    with pytest.raises(live.LiveError, match=r"could not be recorded; training\.synthesize has said why"):
+        demo.record_bag(tmp_path, 32, 1.0, 1, "hail")
+    assert "'hail'" in capfd.readouterr().err

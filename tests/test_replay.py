@@ -281,7 +281,7 @@ def test_wrong_arguments_end_with_one_clear_line(recording, tmp_path, capsys, ar
 
 
 @pytest.mark.parametrize("option, text", [
-    ("--limit=nan", "nan must be from"), ("--limit=-1", "-1 s must be more than 0"), ("--limit=1e30", "1e30 must be"),
+    ("--limit=nan", "nan must be from"), ("--limit=-1", "-1 must be more than 0"), ("--limit=1e30", "1e30 must be"),
     ("--seed=-1", "-1 must be at least 0")])
 def test_numbers_that_cannot_be_meant_are_refused(capsys, option, text):
     with pytest.raises(SystemExit) as end:

@@ -7,7 +7,7 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: there is nothing to run")
 from rclpy.node import Node  # noqa: E402
 
-from mss_perception import node, ros_params  # noqa: E402
+from mss_perception import check, node, ros_params  # noqa: E402
 from mss_perception.config import ConfigError  # noqa: E402
 from mss_perception.ros_process import leave  # noqa: E402
 
@@ -55,9 +55,17 @@ def test_a_parameter_file_that_rcl_cannot_read_is_one_line_and_status_2(tmp_path
         file.write_bytes(content)
     assert node.main(["--ros-args", "--params-file", str(file)]) == 2
     line, = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert line.startswith("mss_perception: wrong arguments: ") and words in line and "Traceback" not in line
+    assert line.startswith("mss_perception: ROS does not start: ") and words in line and "Traceback" not in line
+
+
+def test_a_domain_that_is_no_number_is_bad_input_of_check_too(monkeypatch, capsys):
+    monkeypatch.setenv("ROS_DOMAIN_ID", "front")
+    assert check.main(["--live", "--seconds", "1", "--quiet"]) == 2
+    assert capsys.readouterr().err.startswith("check: ROS does not start: ")
+    assert node.main([]) == 2
+    assert "mss_perception: ROS does not start: " in capsys.readouterr().err
 
 
 def test_an_argument_that_ros_does_not_know_is_named(capsys):
     assert node.main(["--ros-args", "--bogus"]) == 2
-    assert "mss_perception: wrong arguments: ['--bogus']" in capsys.readouterr().err
+    assert "mss_perception: ROS does not start: ['--bogus']" in capsys.readouterr().err
