@@ -162,9 +162,9 @@ class Camera:
         kind, d = self.distortion
         return kernels.unproject(np.asarray(uv, np.float64).reshape(-1, 2), self.K, kind, d, self.valid_radius)
 
-    def pixel_rays(self) -> np.ndarray:
-        """(H * W, 3) float64 rays, z = 1, of all pixel centres, row-major."""
-        v, u = np.mgrid[:self.height, :self.width]
+    def pixel_rays(self, top: int = 0, rows: int | None = None) -> np.ndarray:
+        """(rows * W, 3) float64 rays, z = 1, of all pixel centres of `rows` rows, row-major; None: to the last."""
+        v, u = np.mgrid[top:self.height if rows is None else min(top + rows, self.height), :self.width]
         return self.unproject(np.stack([u.ravel(), v.ravel()], -1))
 
 

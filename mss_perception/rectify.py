@@ -15,6 +15,7 @@ from mss_perception.camera import Camera
 
 WIDEST_DEG = 70.0
 """Half the field of view that a pinhole picture may have; beyond it the middle would shrink to nothing."""
+STRIP = 64      # rows of a table that are computed at a time
 
 
 def pinhole(camera: Camera) -> Camera:
@@ -47,9 +48,12 @@ class Rectification:
         self.pinhole = pinhole(camera)
         self._maps = {}
         for one in (camera, camera.scaled(width, height)):
-            uv, valid = self.pinhole.scaled(one.width, one.height).project(one.pixel_rays())
-            uv[~valid] = -2     # outside
-            self._maps[one.height, one.width] = uv.reshape(one.height, one.width, 2).astype(np.float32)
+            found, seen = np.empty((one.height, one.width, 2), np.float32), self.pinhole.scaled(one.width, one.height)
+            for top in range(0, one.height, STRIP):     # all rays at once take ten times the table's memory
+                uv, valid = seen.project(one.pixel_rays(top, STRIP))
+                uv[~valid] = -2     # outside
+                found[top:top + STRIP] = uv.reshape(-1, one.width, 2)
+            self._maps[one.height, one.width] = found
 
     def back(self, values: np.ndarray, fill: int) -> np.ndarray:
         """(H, W) or (H, W, C) uint8 of the pinhole form -> the same size on the camera's pixels, nearest pixel.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -54,3 +56,20 @@ def test_what_the_pinhole_form_does_not_hold_is_filled():
     assert (labels[angle < WIDEST_DEG - 1] == 7).all()
     assert (labels[angle > 89.9] == 255).all()
     assert rectification.back(np.ones((100, 100, 3), np.uint8), 0).shape == (100, 100, 3)
+
+
+def test_tables_are_made_in_strips():
+    """A camera may have 2^26 pixels: all rays at once would take gigabytes."""
+    large = BARREL.scaled(1200, 800)
+    Rectification(BARREL, 96, 128)      # compiles
+    tracemalloc.start()
+    try:
+        rectification = Rectification(large, 96, 128)
+        table = 1200 * 800 * 2 * 4
+        assert table <= tracemalloc.get_traced_memory()[1] < 3 * table
+    finally:
+        tracemalloc.stop()
+    uv, _ = rectification.pinhole.project(large.pixel_rays())
+    flat = rectification.back(np.tile((np.arange(1200) // 8).astype(np.uint8), (800, 1)), 255)
+    expected = np.rint(uv[:, 0]).clip(0, 1199) // 8
+    assert np.mean(np.abs(flat.ravel() - expected) <= 1) > 0.99
