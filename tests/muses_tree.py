@@ -44,7 +44,7 @@ GNSS[17:20], GNSS[23] = [300_000, -250_000, 1_500_000], 15_000  # 3, -2.5, 15 de
 def sweep(rng: np.random.Generator) -> np.ndarray:
     """(N, 6) x y z intensity ring time: a scene ahead, points behind, points of the car itself, hidden points."""
     ahead = np.stack([rng.uniform(4, 70, 3000), rng.uniform(-20, 20, 3000), rng.uniform(-2, 5, 3000)], -1)
-    behind, own = ahead[:400] * [-1, 1, 1], rng.uniform(-0.4, 0.4, (50, 3))
+    behind, own = ahead[:400] * [-1, 1, 1], rng.uniform((0.5, -0.1, -0.45), (0.8, 0.1, -0.25), (50, 3))
     hidden = ahead[:500] * 1.2
     xyz = np.concatenate([hidden, ahead, behind, own])
     times = MIDDLE_SEC + rng.uniform(-0.05, 0.05, len(xyz))

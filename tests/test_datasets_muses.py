@@ -133,6 +133,30 @@ def test_raw_equals_projected(muses, tmp_path, ending):
         assert (ours["event"] > 0).mean() > 0.02
 
 
+def test_events_of_a_coarse_projection_are_shared_out(muses):
+    """Where many event pixels fall into one of the picture, its count is spread evenly over them, and none is lost."""
+    rig = muses_sensors.read_rig(muses[0] / "calib.json")
+    image = np.zeros((108, 192, 3), np.uint8)
+    image[50, 100], image[60, 100], image[107, 191] = (200, 3, 0), (7, 0, 0), (9, 9, 0)  # the last: seen by none
+    events = muses_sensors.projected_events(image, rig)
+    counts = np.zeros((720, 1280, 2), int)
+    np.add.at(counts, (events.y, events.x, events.p.astype(int)), 1)
+    off, on = counts[:, :, 0], counts[:, :, 1]
+    assert (off.sum(), on.sum(), off.max()) == (3, 207, 1)
+    many = on[on > 1]  # 200 over the event pixels of one pixel of 10 x 10, of which each is 1.5 x 1.5
+    assert many.sum() == 200 and many.max() - many.min() <= 1 and 35 < len(many) < 55
+    assert (on == 1).sum() == 7
+
+
+def test_a_projected_radar_pixel_without_intensity_is_no_return(muses):
+    image = np.zeros((108, 192, 3), np.float32)
+    image[70, 20], image[70, 90] = (30, 0, 0), (40, 51, 0)  # the SDK draws every range of the polar image
+    found = muses_sensors.projected_radar(image, muses_sensors.read_rig(muses[0] / "calib.json"))
+    at = CALIBRATION["extrinsics"]["radar2rgb"][:3, 3]
+    np.testing.assert_allclose(np.linalg.norm(found.xyz - at, axis=1), [40], atol=1e-3)
+    np.testing.assert_allclose(found.intensity, [0.2])
+
+
 def test_the_published_variant_is_the_papers_loader(muses, tmp_path):
     root, content, _ = muses
     for folder in ("frame_camera", "gt_semantic"):
@@ -204,9 +228,24 @@ def test_bad_files_are_named(muses, tmp_path):
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no hdf5")
     fails(f"{broken}: (no readable events|needs )", ["event"])
+    gnss = tmp_path / "gnss" / place / f"{SCENE[3]}_gnss.txt"
+    gnss.write_text(" ".join(["1700000000000000000"] * 28))
+    fails("which no car does", variant="compensated")
+    gnss.write_text("1 2 3")
+    fails(f"{gnss}: 3 values; 28 are needed", variant="compensated")
+    gnss.write_text(" ".join(map(str, muses_tree.GNSS)))
+    times = np.frombuffer(whole, "<f8").reshape(-1, 6).copy()
+    times[:, 5] *= 1e6  # in microseconds
+    times.tofile(lidar)
+    fails("the lidar measured .* s away from the exposure that meta.json tells", variant="compensated")
+    lidar.write_bytes(whole)
     (tmp_path / "meta.json").write_text("{}")
     fails("meta.json: scene 'REC0006_frame_041436' has no path_to_gnss", variant="compensated")
     calibration = json.loads((tmp_path / "calib.json").read_text())
+    mirrored = np.diag([-1.0, 1, 1, 1]) @ calibration["extrinsics"]["radar2rgb"]
+    (tmp_path / "calib.json").write_text(json.dumps(
+        calibration | {"extrinsics": calibration["extrinsics"] | {"radar2rgb": mirrored.tolist()}}))
+    fails("extrinsics/radar2rgb is no rigid transform")
     del calibration["extrinsics"]["lidar2rgb"]
     (tmp_path / "calib.json").write_text(json.dumps(calibration))
     fails("calib.json: extrinsics/lidar2rgb is no 4 x 4 matrix of numbers")

@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
             write_atomically(args.out / f"{name}.png", png(sheet))
         write_atomically(args.out / "inspection.json", json.dumps(result, indent=1) + "\n")
     except KeyboardInterrupt:
-        print("\ninterrupted; nothing was written", file=sys.stderr)
+        print("\ninterrupted", file=sys.stderr)
         return 130
     except (DatasetError, ModalityError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

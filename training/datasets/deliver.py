@@ -87,7 +87,9 @@ class Deliver(Dataset):
         self._folders = {name: self._folder(name, self.variant) for name in self.modalities}
         for name, folder in self._folders.items():
             if not (self.root / folder).is_dir():
-                raise DatasetError(f"{self.root / folder}: no such folder, and modality {name} is read from it")
+                other = {"hha": "; variant 'metric' reads depth/", "depth": "; variant 'hha' reads hha/"}
+                raise DatasetError(f"{self.root / folder}: no such folder, and modality {name} is read from it"
+                                   + other.get(folder, ""))
             if name not in encodings[self.variant]:
                 raise DatasetError(f"{self.root / 'encodings.json'}: no encoding for {folder!r}; it has "
                                    f"{', '.join(known)}")

@@ -22,16 +22,18 @@ from mss_perception.messages import Cloud, Events, MessageError
 from mss_perception.projection import Motion
 from mss_perception.radar import Detections, polar_detections
 from mss_perception.rigid import inverse
-from training.datasets.sample import DatasetError, check_png, read_json, read_png
+from training.datasets.sample import DatasetError, check_png, read_array, read_json, read_png
 
 RGB_SIZE, EVENT_SIZE = (1920, 1080), (1280, 720)  # width, height, of which the matrices K are
 NEAREST_M = 1.0  # LiDAR points closer than this are the car's own
 INTENSITY_FULL = 255.0
 PNG_SCALE, PNG_SHIFT = 150.0, 100.0  # a projected 16-bit value is (metres + 100) * 150, and the intensity alike
+LONGEST_SEC = 2.0  # between a point and the picture
 KNOT_SEC = 0.005  # of the motion during a sweep
 # Of the GNSS file's one line of 28 integers: turn in 1e-5 degrees per second, about x forwards, y right, z down; speed
 # over ground in mm/s.
 GNSS_VALUES, GNSS_ROLL_RATE, GNSS_SPEED = 28, 17, 23
+MOST_GNSS = 10**8  # of both
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,13 @@ def read_rig(path: Path) -> Rig:
             values = np.array(node, np.float64)
         except (TypeError, ValueError):
             values = np.zeros(0)
+        where = f"{path}: {'/'.join((kind, *names))}"
         if values.shape != (side, side) or not np.isfinite(values).all():
-            raise DatasetError(f"{path}: {'/'.join((kind, *names))} is no {side} x {side} matrix of numbers")
+            raise DatasetError(f"{where} is no {side} x {side} matrix of numbers")
+        R = values[:3, :3]
+        if side == 4 and not (np.abs(R @ R.T - np.eye(3)).max() < 0.01 and np.linalg.det(R) > 0
+                              and values[3].tolist() == [0, 0, 0, 1]):
+            raise DatasetError(f"{where} is no rigid transform: {values.tolist()}")
         return values
 
     try:
@@ -142,9 +149,14 @@ def motion_of(path: Path, middle_sec: float, times_sec: np.ndarray, rig: Rig, se
         raise DatasetError(f"{path}: {len(values)} values; {GNSS_VALUES} are needed")
     if sensor not in rig.to_gnss:
         raise DatasetError(f"calib.json: extrinsics/{sensor}2gnss is missing, which motion compensation needs")
-    rates = np.deg2rad(np.array(values[GNSS_ROLL_RATE : GNSS_ROLL_RATE + 3]) * 1e-5)
-    speed = values[GNSS_SPEED] * 1e-3
+    used = [*values[GNSS_ROLL_RATE : GNSS_ROLL_RATE + 3], values[GNSS_SPEED]]
+    if max(map(abs, used)) > MOST_GNSS:
+        raise DatasetError(f"{path}: turn and speed are {used}, which no car does")
+    rates, speed = np.deg2rad(np.array(used[:3]) * 1e-5), used[3] * 1e-3
     late = times_sec - middle_sec
+    if len(late) and not np.abs(late).max() <= LONGEST_SEC:  # NaN, too
+        raise DatasetError(f"{path}: the {sensor} measured {np.abs(late).max():.3g} s away from the exposure that "
+                           f"meta.json tells; at most {LONGEST_SEC:g} s are a sweep")
     first, last = (float(late.min()), float(late.max())) if len(late) else (0.0, 0.0)
     knots = np.linspace(first, last, max(2, int(np.ceil((last - first) / KNOT_SEC)) + 1))
     to_gnss = rig.to_gnss[sensor]
@@ -174,15 +186,14 @@ def read_projected(path: Path) -> np.ndarray:
         if image is not None and image.dtype == np.uint16:
             image = image.astype(np.float32) / np.float32(PNG_SCALE) - np.float32(PNG_SHIFT)
     else:
-        try:
-            image = np.load(path, allow_pickle=False)
-            image = image["arr_0"] if path.suffix == ".npz" else image
-        except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-            raise DatasetError(f"{path}: no array of numbers ({error})") from error
-    if image is None or image.ndim != 3 or image.shape[2] != 3 or image.dtype.kind not in "fiu":
-        raise DatasetError(f"{path}: {'unreadable' if image is None else (str(image.dtype), image.shape)}; an image of "
-                           "three channels is needed")
-    return image.astype(np.float32)
+        image = read_array(path)
+    if image is None or image.ndim != 3 or image.shape[2] != 3:
+        raise DatasetError(f"{path}: {'unreadable' if image is None else image.shape}; an image of three channels is "
+                           "needed")
+    image = image.astype(np.float32)
+    if not np.isfinite(image).all():
+        raise DatasetError(f"{path}: {np.count_nonzero(~np.isfinite(image))} values are not finite")
+    return image
 
 
 def projected_lidar(image: np.ndarray, rig: Rig) -> Cloud:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 # What Pillow raises for a damaged file (SyntaxError for a bad PNG chunk), and for a header that promises too much.
-UNREADABLE = (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError)
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, zlib.error, MemoryError, UnidentifiedImageError,
+              Image.DecompressionBombError)
 
 
 class DatasetError(ValueError):
@@ -46,6 +50,8 @@ def read_png(path: Path) -> np.ndarray:
             if image.mode not in ("L", "LA", "RGB", "RGBA"):
                 raise DatasetError(f"{path}: pixel format {image.mode!r}; 8-bit grey, RGB or RGBA is needed")
             return np.asarray(image)
+    except DatasetError:
+        raise
     except FileNotFoundError:
         raise DatasetError(f"{path}: no such file") from None
     except UNREADABLE as error:
@@ -61,6 +67,19 @@ def check_png(path: Path) -> None:
         raise DatasetError(f"{path}: no such file") from None
     except UNREADABLE as error:
         raise DatasetError(f"{path}: the image cannot be read ({error})") from error
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of a .npy file, or the first of an .npz, real numbers. Raises DatasetError that names the file."""
+    try:
+        content = np.load(path, allow_pickle=False)
+        values = content[content.files[0]] if path.suffix == ".npz" else content
+        if values.dtype.kind not in "fiu":
+            raise ValueError(f"of {values.dtype}")
+        return values
+    except (OSError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, MemoryError, SyntaxError,
+            NotImplementedError, RuntimeError, struct.error, zlib.error, zipfile.BadZipFile) as error:
+        raise DatasetError(f"{path}: not a NumPy file of numbers ({error})") from error
 
 
 def three_channels(image: np.ndarray) -> np.ndarray:
