@@ -13,6 +13,7 @@ import pytest
 import torch
 from deliver_tree import write_tree
 from PIL import Image
+from test_datasets_mcubes import write_tree as write_mcubes
 
 from mss_models import checkpoint as checkpoints
 from mss_models.labels import LABEL_SETS
@@ -21,6 +22,7 @@ from mss_models.runtime import open_runtime
 from mss_models.system import create
 from training import evaluate as evaluation
 from training.datasets.deliver import Deliver
+from training.datasets.opening import open_dataset
 from training.processes import ProcessKilled, run
 from training.protocols import all_subsets, counts, key
 from training.report.published import is_published_data
@@ -160,6 +162,23 @@ def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):
     assert copy.card["recipe"] == {"name": "x"} and copy.card["scores"]["class_prior"] is None
     original = checkpoints.load(network).model.state_dict()
     assert all(torch.equal(value, original[name]) for name, value in copy.model.state_dict().items())
+
+
+def test_another_data_set(tmp_path, capsys):
+    write_mcubes(tmp_path / "data")  # one frame of 40 x 40 pixels in split test; it tells no conditions
+    data = open_dataset(tmp_path / "data", "test")
+    model = create(system="segformer_mean", modalities=data.modalities, num_classes=20, backbone="B0", head_width=32)
+    path = tmp_path / "net.safetensors"
+    checkpoints.save(path, model, data.labels, data.encodings, {}, image_size=(40, 40))
+    arguments = command(path, tmp_path / "data", tmp_path / "out", "--window", 32)
+    assert evaluation.main(arguments) == 0
+    metrics = figures_of(tmp_path / "out")
+    assert metrics["dataset"] == "MCubeS" and sum(metrics["class_pixels"].values()) == (data.read_labels(0) < 255).sum()
+    assert list(metrics["subsets"])[-1] == "rgb+aolp+dolp+nir" and (metrics["window"], metrics["stride"]) == (32, 21)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "38.00" in page and "40.97" not in page  # MAGIC on MCubeS
+    capsys.readouterr()
+    check_one_line([*arguments, "--protocol", "conditions"], "MCubeS tells no weather or case", capsys)
 
 
 # --- going on --------------------------------------------------------------------------------------------------------

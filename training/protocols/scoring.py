@@ -18,7 +18,7 @@ from training.protocols.subsets import Subset
 from training.protocols.trials import Trial
 from training.protocols.versions import Versions
 
-BATCH_PIXELS = 1 << 19  # of one modality; more at once is no faster on a CPU
+CPU_PIXELS, GPU_PIXELS = 1 << 18, 1 << 22  # of a batch's images of one modality; more at once is no faster
 
 Condition = tuple[str, str]  # weather, case
 Scores = dict[Trial, dict[Condition, Confusion]]
@@ -38,7 +38,8 @@ def score(runtime: TorchRuntime, dataset: Dataset, trials: Sequence[Trial], *, f
     alike: dict[tuple, list[Trial]] = {}  # trials that hand over the same: only once
     for trial in trials:
         alike.setdefault(trial.inputs(runtime.modalities), []).append(trial)
-    for conditions, samples in _batches(dataset, range(len(dataset)) if frames is None else frames, grid):
+    for conditions, samples in _batches(dataset, range(len(dataset)) if frames is None else frames, grid,
+                                        CPU_PIXELS if runtime.device.type == "cpu" else GPU_PIXELS):
         targets = [grid.target(one.labels) for one in samples]
         images = {name: np.stack([grid.images(one.images[name]) for one in samples]) for name in runtime.modalities}
         versions = Versions(images, [one.name for one in samples], runtime.encodings, seed, runtime.device, dtype)
@@ -72,15 +73,16 @@ def _predict(runtime: TorchRuntime, versions: Versions, inputs: Sequence[tuple[s
     return arg_max(whole)
 
 
-def _batches(dataset: Dataset, frames: Iterable[int], grid: Grid) -> Iterator[tuple[list[Condition], list[Sample]]]:
-    """Runs of frames of one size, as many as make BATCH_PIXELS at most, with their conditions."""
+def _batches(dataset: Dataset, frames: Iterable[int], grid: Grid,
+             pixels: int) -> Iterator[tuple[list[Condition], list[Sample]]]:
+    """Runs of frames of one size, as many as make so many pixels at most, with their conditions."""
     conditions: list[Condition] = []
     samples: list[Sample] = []
     for index in frames:
         sample = dataset[index]
         height, width = grid.network_size(sample.labels.shape)
         if samples and (sample.labels.shape != samples[0].labels.shape
-                        or (len(samples) + 1) * height * width > BATCH_PIXELS):
+                        or (len(samples) + 1) * height * width > pixels):
             yield conditions, samples
             conditions, samples = [], []
         conditions.append((dataset.frames[index].weather, dataset.frames[index].case))
