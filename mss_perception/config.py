@@ -17,7 +17,7 @@ from typing import Any
 
 from mss_perception import yaml_file
 from mss_perception.message_types import ACCEPTED, default_type
-from mss_perception.parameters import ConfigError, convert, flattened, parameter, wrong
+from mss_perception.parameters import ConfigError, UnknownParameter, convert, flattened, parameter, wrong
 
 NODE = "mss_perception"
 # Parameters of the node that mean nothing to the pipeline; the last is rclpy's own.
@@ -339,9 +339,7 @@ class Config:
             raise ConfigError(f"{name} is given, but {head} is none of inputs = [{', '.join(self.inputs)}]; name it "
                               "there")
         import difflib
-        close = difflib.get_close_matches(name, [known for known, *_ in self.parameters()], n=3)
-        hint = f"; meant {' or '.join(close)}?" if close else ""
-        raise ConfigError(f"unknown parameter {name!r}{hint}")
+        raise UnknownParameter(name, difflib.get_close_matches(name, [known for known, *_ in self.parameters()], n=3))
 
     def _name_inputs(self, names: list[str]) -> None:
         if not names or len(set(names)) < len(names):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Any
 
@@ -12,6 +12,14 @@ INT64 = range(-2**63, 2**63)    # the integers of ROS
 
 class ConfigError(ValueError):
     """A parameter is unknown, of the wrong type or out of range. The message names it, its value and what is right."""
+
+
+class UnknownParameter(ConfigError):
+    """There is no parameter of this name. meant: those of similar names; without any it may be somebody else's."""
+
+    def __init__(self, name: str, meant: Sequence[str]):
+        super().__init__(f"unknown parameter {name!r}" + (f"; meant {' or '.join(meant)}?" if meant else ""))
+        self.meant = meant
 
 
 def parameter(default, description: str, *, low=None, high=None, choices=None, runtime=False, factory=None):

@@ -28,6 +28,7 @@ EVENLY = 6                  # pictures spread over the run; one more for each fa
 PICTURE_WIDTH = 400         # of a panel in the report, pixels
 RECORDED = ("run.json", "frames.jsonl", "metrics.json", "report.html", "pictures", "labels", "points", "bag")
 OF_EVERY_RUN = {"bag", "network", "faults"}     # what run.json tells, by which a replay's is recognised
+OF_EVERY_RECORD = {"t_ref", "epoch", "dropped", "mask", "inputs", "latency_ms"}
 
 
 class RunError(ValueError):
@@ -83,7 +84,14 @@ class Run:
             return
         content = path.read_bytes()
         complete = content[:content.rfind(b"\n") + 1]
-        self.records = [json.loads(line) for line in complete.splitlines()]
+        for number, line in enumerate(complete.splitlines(), 1):
+            try:
+                record = json.loads(line)
+            except ValueError:      # UnicodeDecodeError is one
+                record = None
+            if not isinstance(record, dict) or not record.keys() >= OF_EVERY_RECORD:
+                raise RunError(f"{path} is damaged in line {number}; leave --resume away to start anew")
+            self.records.append(record)
         if len(complete) < len(content):
             with path.open("r+b") as file:
                 file.truncate(len(complete))
@@ -182,7 +190,10 @@ class Run:
                 if record["dropped"]:
                     continue
                 for topic, suffix in (("segmentation", ""), ("segmentation/confidence", "_confidence")):
-                    image = cv2.imread(str(self.folder / f"labels/{index:06d}{suffix}.png"), cv2.IMREAD_GRAYSCALE)
+                    file = self.folder / f"labels/{index:06d}{suffix}.png"
+                    if (image := cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)) is None:
+                        raise RunError(f"{file} of the run before is missing or damaged; leave --resume away to start "
+                                       "anew")
                     bag.write(f"/mss_perception/{topic}", messages.encode_image(types, image, "mono8", t_ref, frame),
                               t_ref)
         return path

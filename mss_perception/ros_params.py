@@ -12,6 +12,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
 from mss_perception.config import ROS_ONLY, Config, ConfigError
+from mss_perception.parameters import UnknownParameter
 
 
 def declare(node: Node) -> tuple[bool, Config]:
@@ -43,14 +44,21 @@ def declare(node: Node) -> tuple[bool, Config]:
 
 
 def unlisted(node: Node, config: Config) -> list[str]:
-    """What is wrong with the given parameters that there are not, misspelt ones above all. ROS itself overlooks them,
-    replay refuses them as well."""
+    """What is wrong with the given parameters that there are not, misspelt ones above all, which ROS itself overlooks.
+
+    Those that resemble none of ours are only warned of: a robot's file may have a section `/**` for all its nodes.
+    """
     known, problems = {name for name, *_ in config.parameters()}, []
     # Not public, but there is no other way to what was given and not declared.
     for name in sorted(node._parameter_overrides):
         if name not in known and name.partition(".")[0] not in ROS_ONLY and not node.has_parameter(name):
             try:
                 config.set(name, None)
+            except UnknownParameter as error:
+                if error.meant:
+                    problems.append(str(error))
+                else:
+                    node.get_logger().warning(f"parameter {name!r} is not this node's; it is ignored")
             except ConfigError as error:
                 problems.append(str(error))
     return problems

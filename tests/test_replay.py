@@ -212,6 +212,22 @@ def test_resuming_with_other_settings_is_refused_by_name(recording, tmp_path):
         run(recording, tmp_path, ["lidar:drop@0.5-1.1"], resume=True)
 
 
+@pytest.mark.parametrize("line", [b"{\n", b"\xff\n", b"[]\n", b'{"t_ref": 5}\n'])
+def test_resuming_a_damaged_run_is_refused_by_file(recording, whole_run, tmp_path, line):
+    cut = shutil.copytree(whole_run[0], tmp_path / "cut")
+    lines = (cut / "frames.jsonl").read_bytes().splitlines(keepends=True)
+    (cut / "frames.jsonl").write_bytes(b"".join([*lines[:2], line, *lines[2:]]))
+    with pytest.raises(RunError, match="frames.jsonl is damaged in line 3"):
+        run(recording, cut, RESUMED_FAULTS, write_bag=True, resume=True)
+
+
+def test_resuming_a_run_whose_labels_are_gone_is_refused_by_file(recording, whole_run, tmp_path):
+    cut = shutil.copytree(whole_run[0], tmp_path / "cut")
+    shutil.rmtree(cut / "labels")
+    with pytest.raises(RunError, match="labels/.*png of the run before is missing"):
+        run(recording, cut, RESUMED_FAULTS, write_bag=True, resume=True)
+
+
 def test_without_resume_an_old_run_is_replaced(recording, tmp_path):
     run(recording, tmp_path, write_bag=True)
     run(recording, tmp_path, limit_sec=0.6)

@@ -30,13 +30,20 @@ def declared():
 
 def test_a_misspelt_parameter_is_refused_as_replay_refuses_it(declared, tmp_path):
     file = tmp_path / "parameters.yaml"
-    file.write_text("/**:\n  ros__parameters: {deadlin_sec: 0.3, rgb: {topc: x}, model: y, width: 1.5}\n")
+    file.write_text("/**:\n  ros__parameters: {deadlin_sec: 0.3, rgb: {topc: x}, width: 1.5}\n")
     with pytest.raises(ConfigError) as error:
         declared("--params-file", str(file))
     text = str(error.value)
-    assert all(words in text for words in ("unknown parameter 'deadlin_sec'; meant deadline_sec?", "'model'", "width",
+    assert all(words in text for words in ("unknown parameter 'deadlin_sec'; meant deadline_sec?", "width",
                                            "unknown parameter 'rgb.topc'; meant rgb.topic"))
     assert text.count("width = ") <= 1 and "NoneType" not in text
+
+
+def test_parameters_for_other_nodes_in_a_common_file_are_no_mistakes(declared, tmp_path):
+    file = tmp_path / "robot.yaml"
+    file.write_text("/**:\n  ros__parameters: {robot_name: anna, wheel: {radius: 0.3}, tick_rate_hz: 4.0}\n")
+    _, config = declared("--params-file", str(file))
+    assert config.collector.tick_rate_hz == 4.0
 
 
 def test_parameters_of_ros_itself_are_no_mistakes(declared):
