@@ -29,6 +29,10 @@ class System(nn.Module):
     Attributes: `architecture` (dict; `create(**architecture)` rebuilds the network), `modalities` (canonical order),
     `num_classes`; of the class, `source` (where the method comes from), `ours` (what is not the source's, where it is
     silent or meant otherwise) and `training_only` (names of the submodules that inference does not need).
+
+    `dense`, False at first: set to True, `forward` in eval mode is the same function without a branch on any tensor's
+    values, as an exported graph needs it. What is given is computed for every sample, the masks only choose, and wrong
+    inputs go unnoticed.
     """
 
     source: str
@@ -41,6 +45,7 @@ class System(nn.Module):
             raise ValueError(f"num_classes = {num_classes}; at least 2 are needed")
         self.modalities = canonical_order(modalities)
         self.num_classes = num_classes
+        self.dense = False
         self.architecture: dict[str, Any] = {"system": system, "modalities": list(self.modalities),
                                              "num_classes": num_classes, **options}
 
@@ -55,11 +60,15 @@ class System(nn.Module):
     def prepare(self, images: Mapping[str, Tensor],
                 present: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor], tuple[int, int]]:
         """What `segment` takes, from what forward takes, and the size (H, W) without the padding. Raises InputError."""
-        height, width = self._check(images, present)
+        if self.dense:
+            given = [name for name in self.modalities if name in images]
+            height, width = images[given[0]].shape[-2:]
+        else:
+            height, width = self._check(images, present)
+            given = [name for name in self.modalities if name in images and bool(present[name].any())]
         pad = (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE)
         dtype = next(self.parameters()).dtype
-        images = {name: images[name].to(dtype)
-                  for name in self.modalities if name in images and bool(present[name].any())}
+        images = {name: images[name].to(dtype) for name in given}
         if any(pad):
             images = {name: F.pad(image, pad) for name, image in images.items()}
         return images, {name: present[name] for name in images}, (height, width)

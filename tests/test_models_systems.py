@@ -133,6 +133,19 @@ def test_what_an_absent_modality_holds_never_matters(case):
         assert torch.equal(model(poisoned, present), expected)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+@torch.no_grad()
+def test_the_dense_form_is_the_same_function(case, count):
+    """That all of it can be traced, without a branch on a mask, is tested by exporting it: test_models_onnx.py."""
+    model = build(case, count)
+    subsets = subsets_of(model.modalities)
+    present, images = masks(model, *subsets), random_images(model, len(subsets), (50, 70))
+    expected = model(images, present)
+    model.dense = True
+    poisoned = {name: torch.where(present[name].view(-1, 1, 1, 1), image, torch.nan) for name, image in images.items()}
+    torch.testing.assert_close(model(poisoned, present), expected, rtol=1e-4, atol=1e-4)
+
+
 @torch.no_grad()
 def test_absent_means_zeros_in_the_systems_that_say_so_and_only_there(case):
     model = build(case, 3)

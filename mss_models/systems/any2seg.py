@@ -63,7 +63,7 @@ class Any2Seg(System):
 
         The paper fuses "the high-level feature maps"; its head reads four (ours: so each of the four is fused).
         """
-        features, mask = encode_present(self.backbone, images, present)
+        features, mask = encode_present(self.backbone, images, present, self.dense)
         return features, [fuse_features(one, mask, self.steps) for one in features], mask
 
     def learn_from(self, teacher: Teacher) -> None:

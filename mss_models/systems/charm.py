@@ -87,10 +87,11 @@ class CHARM(System):
 
     def fuse(self, images: dict[str, Tensor], present: dict[str, Tensor], learning: bool) -> list[Tensor]:
         """f_CoL, 4 x (B, C, h, w). When learning, with InE: f_CoL and after it f_InE, 4 x (2B, C, h, w)."""
-        features, mask = encode_present(self.backbone, images, present)  # eq. 2: 4 x (M, B, C, h, w), (M, B)
+        # eq. 2: 4 x (M, B, C, h, w), (M, B)
+        features, mask = encode_present(self.backbone, images, present, self.dense)
         if self.variant == "a":
             return [one.sum(dim=0) for one in features]  # zero where absent
-        complete = all(bool(one.all()) for one in present.values())
+        complete = not self.dense and all(bool(one.all()) for one in present.values())
         fused: list[Tensor] = []
         for i, (scale, f_m) in enumerate(zip(self.scales, features, strict=True)):
             x = scale(f_m, mask, list(images), learning, complete)  # (B or 2B, h, w, C)

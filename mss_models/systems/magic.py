@@ -58,7 +58,7 @@ class MAGIC(System):
             maps = self.head(self.backbone(pairs))
             return maps, self.aggregation.explore(maps)
 
-        (maps, explored), mask = encode_present(scores, images, present)
+        (maps, explored), mask = encode_present(scores, images, present, self.dense)
         return maps, self.aggregation.merge(explored, mask, list(images)), mask
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:

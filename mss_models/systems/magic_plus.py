@@ -52,7 +52,7 @@ class MAGICPlusPlus(System):
 
     def interact(self, images: dict[str, Tensor], present: dict[str, Tensor]) -> tuple[list[Tensor], Tensor]:
         """The modalities' features after the MIM, 4 x (M, B, C, h, w), and the mask (M, B)."""
-        features, mask = encode_present(self.backbone, images, present)
+        features, mask = encode_present(self.backbone, images, present, self.dense)
         return [mim(one, mask) for mim, one in zip(self.interactions, features, strict=True)], mask
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -43,7 +43,7 @@ class SegFormerMean(System):
         return self.decode(self.encode(images, present), next(iter(images.values())).shape[-2:])
 
     def encode(self, images: dict[str, Tensor], present: dict[str, Tensor]) -> Encoded:
-        return Encoded(tuple(images), *encode_present(self.backbone, images, present))
+        return Encoded(tuple(images), *encode_present(self.backbone, images, present, self.dense))
 
     def decode(self, encoded: Encoded, size: Sequence[int]) -> Tensor:
         """Logits (B, K, *size)."""
