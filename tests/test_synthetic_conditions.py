@@ -116,7 +116,7 @@ def test_fog_takes_far_things_from_colour_depth_lidar_and_events_but_not_from_th
     assert fog["rgb"].std() < 0.6 * clear["rgb"].std()
 
 
-def test_rain_wets_the_road_drops_lidar_returns_and_adds_events():
+def test_rain_wets_the_road_and_spoils_depth_and_lidar():
     dry, wet = measured("cloud"), measured("rain")
     assert equal(dry["radar"], wet["radar"])
     near = [np.linalg.norm(one["lidar"][:3], axis=0) for one in (dry, wet)]
@@ -127,6 +127,17 @@ def test_rain_wets_the_road_drops_lidar_returns_and_adds_events():
     assert np.isnan(wet["depth"]).mean() > np.isnan(dry["depth"]).mean() + 0.05
     road = recorder("cloud").rgb(T)[1] == CLASS["Road"]
     assert wet["rgb"][road].astype(float).std() > 1.2 * dry["rgb"][road].astype(float).std()
+
+
+def test_drops_are_among_the_events_of_rain_in_their_order():
+    one = recorder("rain")
+    packet = next(one.events(T, T + 10 * MS))
+    camera, rng = one.rig.event, one._noise("drops", T)
+    drops = zip(*air.drop_events(camera.width, camera.height, T, T + 10 * MS, drive("rain").light, rng), strict=True)
+    everything = set(zip(packet.x, packet.y, packet.t, packet.p, strict=True))
+    assert len(everything) > 100
+    assert everything.issuperset(drops)
+    assert (np.diff(packet.t) >= 0).all()
 
 
 # ----------------------------------------------------------------------------------------------------------- cases
