@@ -107,15 +107,18 @@ def test_siblings_without_their_picture_are_noticed(tree, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    (["nowhere"], "nowhere: no such folder"), (["."], "no data set here"), (["TREE", "--out", "FILE"], "FILE"),
+    (["nowhere"], "nowhere: no such folder"), (["."], "no data set here"),
+    (["TREE", "--out", "FILE"], "FILE is a file; name a folder"), (["BAG"], "bag.mcap cannot be opened"),
     (["TREE", "--split", "test"], "holds no PNG"), (["TREE", "--variant", "x"], "no variant 'x'"),
     (["TREE", "--modality", "nir"], "modality 'nir' is not part of DELIVER"), (["TREE", "--frames", "0"], "at least 1"),
     (["TREE", "--modality", "sonar"], "invalid choice: 'sonar'")])
 def test_what_cannot_be_looked_at_is_one_line_and_status_2(tree, tmp_path, monkeypatch, capsys, arguments, message):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
-    (tmp_path / "FILE").write_text("")
-    arguments = [{"TREE": str(tree), "FILE": str(tmp_path / "FILE")}.get(one, one) for one in arguments]
+    for name in ("FILE", "bag.mcap"):
+        (tmp_path / name).write_text("no bag")
+    places = {"TREE": str(tree), "FILE": str(tmp_path / "FILE"), "BAG": str(tmp_path / "bag.mcap")}
+    arguments = [places.get(one, one) for one in arguments]
     try:
         status = main([*arguments, "--quiet"])
     except SystemExit as stop:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -91,6 +93,8 @@ def test_its_augmentation_pads_with_nothing_and_blurs_rgb_and_nir(tmp_path):
     for name in data.modalities:
         changed = not np.array_equal(blurred.images[name], plain.images[name])
         assert changed == (name in ("rgb", "nir"))
+    hardly = augment(data[0], 64, (1.0, 1.0), replace(options, blur_sigma=1e-4), np.random.default_rng(3), pads)
+    np.testing.assert_array_equal(hardly.images["rgb"], plain.images["rgb"])  # no other blur is there
     rows = [np.abs(np.diff(one.images["nir"][:HEIGHT, :48].astype(int), axis=1)).mean() for one in (plain, blurred)]
     assert rows[1] < rows[0]
 

@@ -45,7 +45,7 @@ def inspect(path: Path, *, splits: list[str] | None = None, modalities: list[str
         except DatasetError as error:
             refused[split] = str(error)
     if not opened or (splits and refused):
-        raise DatasetError(next(iter(refused.values())))
+        raise DatasetError(list(refused.values())[-1])  # of a bag alone, which is split test, the one that matters
     looked = {one.split: look_through(one, threads, lambda frames, total, one=one: tqdm(
         frames, one.split, total, unit="frame", dynamic_ncols=True, disable=quiet)) for one in opened}
     described = {one.split: describe(one, looked[one.split]) for one in opened}
@@ -97,8 +97,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=at_least(1), default=2)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(arguments)
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f"--out {args.out} is a file; name a folder")
     try:
-        args.out.mkdir(parents=True, exist_ok=True)  # before the work, for it may be a file
         result, opened = inspect(args.data, splits=args.split, modalities=args.modality, variant=args.variant,
                                  limit=args.frames, threads=args.threads, quiet=args.quiet)
         result["command"] = "python -m training.inspect " + shlex.join(sys.argv[1:] if arguments is None else arguments)
