@@ -27,13 +27,14 @@ SIZE = 1024
 
 @dataclass(frozen=True)
 class Row:
-    """target: the largest ours / peer that meets the goal; None where none is set."""
+    """target: the largest ours / peer that meets the goal; None where none is set. runs: how many to measure."""
 
     name: str
     peer_name: str
     ours: Callable[[], object]
     peer: Callable[[], object]
     target: float | None
+    runs: int = 30
 
 
 def camera(size: int = SIZE) -> Camera:
