@@ -68,6 +68,8 @@ setup(
             "ros-std-msgs",
         ],
         "train": ["embreex", "scipy"],
+        # python -m mss_models.export and the backend onnxruntime (on a GPU: onnxruntime-gpu in its place).
+        "onnx": ["onnx", "onnxruntime", "onnxscript"],
         # Writes labelled clouds; without it a small writer of our own does.
         "points": ["open3d"],
         # Text embeddings of class names, for Any2Seg's training.

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mss_models.runtime import readout
 from mss_models.runtime.readout import read_out
 
 SIZES = [((16, 24), (16, 24)), ((16, 24), (64, 96)), ((17, 23), (101, 59)), ((33, 40), (20, 7)), ((9, 31), (9, 77)),
@@ -51,6 +52,15 @@ def test_any_size_of_the_steps_gives_the_same_bits(source, target):
     whole = read_out(logits, target, step=1 << 40)
     for step in (1, 7 * target[1] * 3, 5000):
         assert all(torch.equal(one, other) for one, other in zip(read_out(logits, target, step), whole, strict=True))
+
+
+@pytest.mark.parametrize(("source", "target"), SIZES)
+def test_the_way_of_a_gpu_gives_the_same_bits(source, target, monkeypatch):
+    logits = some_logits(source)
+    expected = read_out(logits, target)
+    monkeypatch.setattr(readout, "_mix_runs", readout._mix_gathered)
+    for step in (None, 5000):
+        assert all(torch.equal(one, other) for one, other in zip(read_out(logits, target, step), expected, strict=True))
 
 
 def test_a_camera_image_is_the_same_in_steps_as_at_once_and_whatever_the_layout_in_memory():

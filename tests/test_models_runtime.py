@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
 from mss_models import checkpoint
+from mss_models.backbones import create_backbone
+from mss_models.heads.segformer import SegFormerHead
 from mss_models.labels import LABEL_SETS
 from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
-from mss_models.runtime import open_runtime
+from mss_models.runtime import OptionError, compiled, open_runtime
+from mss_models.runtime.compiled import CompiledRuntime
+from mss_models.runtime.graphs import GraphRuntime
 from mss_models.runtime.torch import choose_precision
 from mss_models.system import InputError, create
 
@@ -155,3 +163,105 @@ YES = np.array([True])
 def test_wrong_inputs_are_named(runtime, images, present, message):
     with pytest.raises(InputError, match=message):
         runtime(images, present)
+
+
+SUBSETS = [names for count in range(1, 5) for names in itertools.combinations(DELIVER_MODALITIES, count)]
+
+
+class Replayed(GraphRuntime):
+    """On the CPU: what is recorded there is the work, and replaying is doing it again on the recorded tensors."""
+
+    def _prepare_recording(self):
+        pass
+
+    def _record(self, work):
+        return work, work()
+
+
+def same(result, expected):
+    """But for ties that rounding may decide."""
+    return ((result.labels == expected.labels).mean() > 0.999
+            and np.abs(result.confidence.astype(int) - expected.confidence).max() <= 1)
+
+
+@pytest.mark.parametrize("system", ["segformer_mean", "cmnext", "stitchfusion", "magic", "charm"])
+def test_what_a_graph_replays_follows_images_masks_and_sizes(file, system):
+    torch.manual_seed(0)
+    model = create(system=system, modalities=DELIVER_MODALITIES, num_classes=25, backbone="B0", head_width=32).eval()
+    loaded = dataclasses.replace(checkpoint.load(file), model=model)
+    eager, graphs = open_runtime(loaded, "torch", "cpu", "fp32"), Replayed(loaded, "cpu", "fp32")
+    for seed, names in enumerate(SUBSETS[::3] * 2):  # the second time replays
+        images, present = frames(1, (50, 64), seed), {name: np.array([name in names]) for name in DELIVER_MODALITIES}
+        assert same(graphs(images, present, (70, 80)), eager(images, present, (70, 80)))
+    assert len(graphs._recordings) == len(SUBSETS[::3])
+    mixed = [{name: np.array([name in one for one in pair]) for name in DELIVER_MODALITIES}
+             for pair in ((("rgb",), ("depth", "lidar")), (("depth", "rgb"), ("lidar",)))]
+    for seed, present in enumerate(mixed):  # one recording: the masks are inputs
+        images = frames(2, (32, 64), seed)
+        assert same(graphs(images, present), eager(images, present))
+    assert len(graphs._recordings) == len(SUBSETS[::3]) + 1
+
+
+def test_warming_graphs_up_records_every_subset_once_and_too_many_make_room(file, monkeypatch):
+    graphs = Replayed(checkpoint.load(file), "cpu", "fp32")
+    graphs.warmup(32, 32)
+    first = list(graphs._recordings)
+    assert len(first) == 15
+    graphs.warmup(32, 32)
+    assert list(graphs._recordings) == first
+    monkeypatch.setattr("mss_models.runtime.graphs.KEPT", 15)
+    graphs(frames(1, (32, 64)), dict.fromkeys(DELIVER_MODALITIES, YES))
+    assert len(graphs._recordings) == len(graphs._results) == 1
+
+
+def test_graphs_name_wrong_inputs_before_and_after_they_are_recorded(file):
+    graphs = Replayed(checkpoint.load(file), "cpu", "fp32")
+    images, present = frames(2, (32, 32)), {name: np.array([True, False]) for name in DELIVER_MODALITIES}
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"samples \[1\]"):
+            graphs(images, present)
+        with pytest.raises(InputError, match=r"'depth' has shape \(2, 3, 32, 64\)"):
+            graphs(images | {"depth": np.zeros((2, 32, 64, 3), np.uint8)}, present | {"rgb": np.array([True, True])})
+        graphs(images, present | {"rgb": np.array([True, True])})
+
+
+def test_graphs_need_cuda(file):
+    with pytest.raises(OptionError, match="'torch-graphs' needs a CUDA device; this is 'cpu'"):
+        open_runtime(file, "torch-graphs", "cpu")
+
+
+class Traced(CompiledRuntime):
+    """Dynamo is the real one; what it has traced then runs as it is, because compiling takes minutes."""
+
+    compiler = "eager"
+
+
+def test_the_compiled_form_is_the_same_function(file, runtime, monkeypatch):
+    monkeypatch.setattr(compiled, "UNITS", (SegFormerHead,))  # tracing the stages takes long too
+    counters.clear()
+    traced = Traced(checkpoint.load(file), "cpu", "fp32")
+    for seed, names in enumerate(SUBSETS[::3]):
+        images, present = frames(1, seed=seed), {name: np.array([name in names]) for name in DELIVER_MODALITIES}
+        assert same(traced(images, present), runtime(images, present))
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]  # to try it out, and the head
+
+
+@torch.no_grad()
+def test_a_stage_is_compiled_whole_and_for_any_number_of_images():
+    """Once for one and once for more: so a subset that is new costs nothing."""
+    stage = create_backbone("B0").eval().stages[3]
+    del stage.blocks[1:]
+    x = torch.randn(4, 4, 4, 160)
+    expected = stage(x)
+    compiled.compile_units(stage, "eager")
+    counters.clear()
+    for count in range(1, 5):
+        torch.testing.assert_close(stage(x[:count]), expected[:count], rtol=1e-4, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 2 and not counters["graph_break"]
+
+
+def test_compiling_without_a_compiler_says_what_to_install(file, monkeypatch, tmp_path):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "/nowhere/g++"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with pytest.raises(OptionError, match=r"needs a C\+\+ compiler \(g\+\+.*or use backend 'torch'.*/nowhere/g\+\+"):
+        open_runtime(file, "torch-compile", "cpu")

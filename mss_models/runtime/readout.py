@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Resized logits at a time. A CPU is fast while they stay in its second-level cache, a GPU when it gets much at once.
-CPU_STEP, CUDA_STEP = 1 << 19, 1 << 26
+CPU_STEP, CUDA_STEP = 1 << 19, 1 << 25
 # Source rows are resized in width for so many output values at once, so that few rows at the seams are done twice.
 CPU_BAND = 1 << 22
 # Exceeds any number of classes when multiplied by the smallest difference of two logits that are not nearly 0.
@@ -64,25 +64,41 @@ def _resized(logits: Tensor, size: tuple[int, int], step: int | None) -> Iterato
             yield first, logits[:, first : first + few]
         return
     above, below, share = _taps(h, height)
-    share = share.to(logits.device)
+    mix = _mix_gathered if logits.is_cuda else _mix_runs
     rows = logits.new_empty(count, few, width)
     for start in range(0, height, many):
         end = min(start + many, height)
-        top = above[start]
-        band = logits[None, :, top : below[end - 1] + 1]
+        top = int(above[start])
+        band = logits[None, :, top : int(below[end - 1]) + 1]
         band = F.interpolate(band, (band.shape[2], width), mode="bilinear", align_corners=False)[0]  # rows stay
         for first in range(start, end, few):
-            last = min(first + few, end)
-            for between, run in itertools.groupby(range(first, last), key=lambda row: (above[row], below[row])):
-                run = list(run)
-                upper, lower = (band[:, row - top, None] for row in between)  # (K, 1, W)
-                mixed = rows[:, run[0] - first : run[-1] + 1 - first]
-                torch.mul(lower - upper, share[run[0] : run[-1] + 1], out=mixed).add_(upper)
-            yield first, rows[:, : last - first]
+            here = slice(first, min(first + few, end))
+            mixed = rows[:, : here.stop - first]
+            mix(band, above[here] - top, below[here] - top, share[here], mixed)
+            yield first, mixed
 
 
-def _taps(source: int, target: int) -> tuple[list[int], list[int], Tensor]:
+def _mix_runs(band: Tensor, above: Tensor, below: Tensor, share: Tensor, out: Tensor) -> None:
+    """out (K, r, W): rows between two of the band (K, n, W) each, where above, below (r,) int64 and share (r, 1) say.
+
+    Rows between the same two at a time: nothing is gathered, which suits a cache.
+    """
+    first = 0
+    for between, run in itertools.groupby(zip(above.tolist(), below.tolist(), strict=True)):
+        last = first + len(list(run))
+        upper, lower = (band[:, row, None] for row in between)  # (K, 1, W)
+        torch.mul(lower - upper, share[first:last], out=out[:, first:last]).add_(upper)
+        first = last
+
+
+def _mix_gathered(band: Tensor, above: Tensor, below: Tensor, share: Tensor, out: Tensor) -> None:
+    """The same, bit by bit, in a handful of operations, which suits a GPU: every one costs it a launch."""
+    upper, lower = (band.index_select(1, at.to(band.device)) for at in (above, below))  # (K, r, W)
+    torch.mul(lower - upper, share.to(band.device), out=out).add_(upper)
+
+
+def _taps(source: int, target: int) -> tuple[Tensor, Tensor, Tensor]:
     """For each of `target` rows: the two of `source` rows that it lies between, and the second's share (target, 1)."""
     at = ((torch.arange(target, dtype=torch.float64) + 0.5) * (source / target) - 0.5).clamp(0, source - 1)
     above = at.long()
-    return above.tolist(), (above + 1).clamp(max=source - 1).tolist(), (at - above).float().unsqueeze(1)
+    return above, (above + 1).clamp(max=source - 1), (at - above).float().unsqueeze(1)
