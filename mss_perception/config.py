@@ -20,6 +20,8 @@ from mss_perception.message_types import ACCEPTED, default_type
 from mss_perception.parameters import ConfigError, UnknownParameter, convert, flattened, parameter, wrong
 
 NODE = "mss_perception"
+# Those of mss_models.runtime, which takes seconds to import; a test compares them.
+BACKENDS = ("auto", "torch", "torch-compile", "torch-graphs", "onnxruntime", "tensorrt")
 # Parameters of the node that mean nothing to the pipeline; the last is rclpy's own.
 ROS_ONLY = ("use_sim_time", "autostart", "qos_overrides", "start_type_description_service")
 
@@ -164,8 +166,9 @@ class CollectorConfig:
 class Config:
     """All parameters of the node and of replay."""
 
-    checkpoint: str = parameter("", "Network (.safetensors); empty takes the shipped one")
-    backend: str = parameter("torch", "Inference backend", choices=("torch",))
+    checkpoint: str = parameter("", "Network (.safetensors, .onnx, .engine); empty takes the shipped one")
+    backend: str = parameter("auto", "Inference backend; auto: by the checkpoint file's suffix. torch-compile takes "
+                             "minutes to start, torch-graphs and tensorrt need CUDA (docs/runtimes.md)", choices=BACKENDS)
     device: str = parameter("auto", "auto, cpu, cuda, cuda:1 ...")
     precision: str = parameter("auto",
                                "Arithmetic of the network; auto: fp16 on cuda, bf16 on a CPU with AMX, else fp32",

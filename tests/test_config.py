@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mss_models import runtime
 from mss_perception import yaml_file
-from mss_perception.config import Config, ConfigError
+from mss_perception.config import BACKENDS, Config, ConfigError
 
 SECTIONS = """
 /camera_driver:
@@ -32,6 +33,10 @@ SECTIONS = """
 def read(tmp_path: Path, text: str) -> Config:
     (tmp_path / "parameters.yaml").write_text(text)
     return Config.from_yaml(tmp_path / "parameters.yaml")
+
+
+def test_the_parameter_offers_the_backends_that_there_are():
+    assert BACKENDS == runtime.BACKENDS
 
 
 def test_wildcard_and_own_section_are_merged_and_other_nodes_left_out(tmp_path):
