@@ -54,7 +54,7 @@ def open_job(job: Job) -> tuple[TorchRuntime, Dataset]:
 
     Raises DatasetError, ModalityError, CheckpointError, OptionError.
     """
-    runtime = open_runtime(job.checkpoint, device=job.device, precision=job.precision)
+    runtime = open_runtime(job.checkpoint, "torch", job.device, job.precision)  # the others take no normalised images
     dataset = open_split(job.data, job.split, runtime, job.frames)
     if runtime.labels != dataset.labels:
         raise DatasetError(f"the checkpoint's label set is {runtime.labels.name!r} with {len(runtime.labels)} classes, "
