@@ -125,7 +125,7 @@ def open_bag(path: str | Path):
         try:
             readers = [stack.enter_context(Reader(file)) for file in _storage(path)]
             connections = [connection for reader in readers for connection in reader.connections]
-            store, unknown = _types_of(frozenset((one.msgtype, *one.msgdef) for one in connections))
+            store, unknown = _types_of(tuple(dict.fromkeys((one.msgtype, *one.msgdef) for one in connections)))
         except BagError:
             raise
         except Exception as error:
@@ -169,14 +169,14 @@ def _storage(path: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=8)   # to make the classes takes a while, and a bag is opened several times
-def _types_of(definitions: frozenset[tuple[str, MessageDefinitionFormat, str]]) -> tuple[Typestore, set[str]]:
+def _types_of(definitions: tuple[tuple[str, MessageDefinitionFormat, str], ...]) -> tuple[Typestore, set[str]]:
     """(typestore that reads messages of these types, names of the types that it cannot read).
 
-    definitions: (type, form, text). A bag's own definition wins over ours; ours serves where the bag has none or
-    rosbags cannot parse it.
+    definitions: (type, form, text), in the bag's order. A bag's own definition wins over ours, its last over those
+    before; ours serves where the bag has none or rosbags cannot parse it.
     """
     types, unknown = dict(typestore().fielddefs), set()
-    for name, form, text in sorted(definitions, key=lambda one: one[0]):
+    for name, form, text in definitions:
         try:
             if form == MessageDefinitionFormat.MSG:
                 types.update(get_types_from_msg(text, name))

@@ -20,7 +20,7 @@ class Diagnostics:
         # With the namespace: nodes of one name, one for each camera, share /diagnostics.
         self.name = node.get_fully_qualified_name().lstrip("/")
         self._logged = {""}
-        self._level = self._told = ""       # of the last call, and the last one that was logged
+        self._state = self._told = ("", ())       # of the last call, and the last one that was logged
         self.publisher = node.create_lifecycle_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def publish(self, pipeline: Pipeline, topics: list[Topic]) -> None:
@@ -43,23 +43,25 @@ class Diagnostics:
             self.node.get_logger().error(text)
         self._logged = set(mismatches) | {""}
 
-    def _log_level(self, level: str, message: str) -> None:
-        """A new level that has lasted for two calls: one that comes and goes with every set is no news."""
-        if level == self._level != self._told:
-            self._told = level
+    def _log_change(self, level: str, message: str, silent: tuple[str, ...]) -> None:
+        """A new level, or others that are silent, once that has lasted for two calls: what comes and goes with every
+        set is no news."""
+        state = (level, silent)
+        if state == self._state != self._told:
+            self._told = state
             if level == "ERROR":        # rclpy keeps one severity per line of code
                 self.node.get_logger().error(message)
             elif level == "OK":
                 self.node.get_logger().info(message)
             else:
                 self.node.get_logger().warning(message)
-        self._level = level
+        self._state = state
 
     def _summary(self, figures: dict, mismatches: list[str], hints: list[str]) -> DiagnosticStatus:
         level, message = figures["level"], "; ".join([figures["message"], *hints])
         if hints and level == "OK":
             level = "WARN"
-        self._log_level(level, message)
+        self._log_change(level, message, tuple(name for name, one in figures["inputs"].items() if not one["active"]))
         if mismatches:      # they have been logged
             level, message = "ERROR", "; ".join([*mismatches, message])
         values = {"model_id": figures["model_id"], "epoch": figures["epoch"], "tick_source": figures["tick_source"],

@@ -130,6 +130,8 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     assert peer.until(lambda: words in node.log.read_text(), act=both)
     peer.spin(2.5)
     assert node.log.read_text().count(words) == 1, node.log.read_text()
+    # and so does what then loses a third
+    assert peer.until(lambda: "running without depth, event, lidar" in node.log.read_text(), act=lambda: peer.camera())
 
     status, seconds = node.interrupt()
     assert status == 0, node.last_words()

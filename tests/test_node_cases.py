@@ -103,12 +103,13 @@ class Rig:
 
     def settled_counters(self) -> Counter:
         """Those of the first diagnostics from now on by which every tick has been dealt with."""
-        while True:
+        for _ in range(10):     # seconds: diagnostics come at 1 Hz
             self.peer.diagnostics.clear()
             assert self.peer.until(lambda: self.peer.status("segmentation"), seconds=20)
             now = self.counters()
             if now["ticks"] == now["outputs"] + sum(count for key, count in now.items() if key.startswith("dropped.")):
                 return now
+        raise AssertionError(f"some ticks are neither outputs nor dropped: {dict(now)}")
 
     def play(self, samples: list[Sample]) -> Played:
         peer = self.peer
