@@ -67,8 +67,9 @@ drop (`late`, `reset`); t_ref grows within an epoch (but for publish).
 would have matched), STALE when inactive, MISSING otherwise; DISABLED by configuration. The pipeline turns OK into
 INVALID by `InputState.invalidate`. Late samples are counted and never back-filled.
 
-**Memory.** A second sample with the same t replaces the first (`duplicate`) unless that was used up. At most `queue`
-samples and max_bytes per input are kept; the oldest arrival goes first (`evicted`). Emission discards what is older
+**Memory.** A second sample with the same t replaces the first (`duplicate`) unless that was used up. Of an input are
+kept at most `queue` samples, not counting those that the open sets would take if they were emitted now (of a stream
+there are no such), and at most max_bytes; the oldest arrival goes first (`evicted`). Emission discards what is older
 than t_ref - max(tolerance, hold), or than the window (`unused` if it never served).
 
 **Epochs.** `back` samples reset the collector once one input has given two in a row and every other input is back too
@@ -77,8 +78,8 @@ never does while another lives. A reset drops the open sets, forgets all of the 
 
 **Limits.** Time alone cannot tell: a stamp wrong by less than max_future or the tolerance; a lone sensor that is late
 or has a wrong clock, as it is its own reference. The deadline must exceed the differences in latency between sensors,
-the queue of an input its samples of a deadline (of a stream: of a window and a deadline), and the tolerance half the
-period of a sensor that is not triggered together with the tick source.
+the queue of a stream its packets of a window and a deadline, and the tolerance half the period of a sensor that is not
+triggered together with the tick source.
 """
 
 from __future__ import annotations
@@ -267,7 +268,7 @@ class Collector:
         else:
             sample.begin, sample.t = sample.begin - one.offset, sample.t - one.offset
             timely = self._timely(sample.t, now)
-            one.accept(sample, timely)
+            one.accept(sample, timely, self._pending)
             if self._first_choice_until is None and one in self._sources:
                 self._first_choice_until = now + min(self._tick_period, self._deadline())
             if timely:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,13 +115,14 @@ class Input:
     def silent(self, now: int) -> bool:
         return self.heard is None or now - self.heard > self.config.missing_after * self.period + self.slack
 
-    def accept(self, sample: Sample, timely: bool) -> None:
-        """Queue a sample and learn from it: watermark, period, lateness, activity."""
+    def accept(self, sample: Sample, timely: bool, open_sets: Sequence) -> None:
+        """Queue a sample and learn from it: watermark, period, lateness, activity. open_sets: the collector's."""
         t = sample.t
         self.counters["accepted"] += 1
         self.back = 0
         self.rejected.clear()
         self.store(sample)
+        self.evict(open_sets)
         would_have_matched = bool(self.missed) and self.would_have_matched(sample)
         if self.watermark is None or t > self.watermark:
             if self.watermark is not None:
@@ -161,8 +162,20 @@ class Input:
         self.bytes += sample.nbytes
         if sample.used and not self.reusable:
             self.release(sample)
-        while len(self.samples) > self.config.queue or self.bytes > self.config.max_bytes and len(self.samples) > 1:
+
+    def evict(self, open_sets: Sequence) -> None:
+        """Keep memory bounded; what open sets would take now is in the queue's way for a deadline at most."""
+        if len(self.samples) > self.config.queue:
+            wanted = self.wanted(open_sets)
+            spare = [t for t in self.samples if t not in wanted]
+            for t in spare[:max(0, len(spare) - self.config.queue)]:
+                self.discard(t, "evicted")
+        while self.bytes > self.config.max_bytes and len(self.samples) > 1:
             self.discard(next(iter(self.samples)), "evicted")
+
+    def wanted(self, open_sets: Sequence) -> set[int]:
+        """The t of the samples that the open sets would take if they were emitted now."""
+        return {sample.t for one in open_sets if (sample := self.nearest(one.t_ref)) is not None}
 
     def release(self, sample: Sample) -> None:
         """Let go of a payload that nobody can ask for again; the entry stays, to recognise a duplicate."""
@@ -257,6 +270,9 @@ class Stream(Input):
         if self.watermark is not None and 0 < sample.begin - self.watermark <= bridge:
             sample.begin = self.watermark
         super().store(sample)
+
+    def wanted(self, open_sets: Sequence) -> set[int]:
+        return set()                                    # the packets of a window have no bound but the queue
 
     def has_tick(self, due: int | None) -> bool:
         return self.heard is not None and (due is None or self.watermark >= due)

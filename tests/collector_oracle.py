@@ -146,8 +146,10 @@ class Oracle:
         """The samples kept, in order of arrival, and a Counter of what happened to the others."""
         c, lost = self.configs[name], Counter()
         reusable = name in self.windows or c.hold_sec > 0
-        kept = []
+        kept, waiting = [], []                              # waiting: t_ref of the sets that are open by then
         for e in self.log:
+            if e.kind == "tick" and e.opened is not None:
+                waiting.append(e.t_ref)
             if e.kind == "sample" and e.name == name:
                 new = Event(t=e.t, begin=e.begin, payload=e.payload, nbytes=e.nbytes, now=e.now, used=False)
                 same = [i for i, s in enumerate(kept) if s.t == e.t]
@@ -159,10 +161,15 @@ class Oracle:
                     kept[same[0]] = new
                 else:
                     kept.append(new)
-                while len(kept) > c.queue or len(kept) > 1 and sum(s.nbytes for s in kept) > c.max_bytes:
+                needed = [] if name in self.windows else [self.best(name, kept, t_ref) for t_ref in waiting]
+                while len(free := [s for s in kept if not any(s is n for n in needed)]) > c.queue:
+                    lost["evicted"] += not free[0].used
+                    kept = [s for s in kept if s is not free[0]]
+                while len(kept) > 1 and sum(s.nbytes for s in kept) > c.max_bytes:
                     lost["evicted"] += not kept[0].used
                     kept = kept[1:]
             if e.kind == "emit":
+                waiting.remove(e.t_ref)
                 for s in kept:
                     if s.t in e.taken[name]:
                         s.used = True
@@ -347,15 +354,18 @@ class Oracle:
         offset = ns(c.offset_sec)
         if name in self.windows:
             return self.serve_window(name, t_ref, offset)
-        fitting = [s for s in queue if not s.used and abs(s.t - t_ref) <= ns(c.tolerance_sec)]
-        if fitting:
-            best = sorted(fitting, key=lambda s: (abs(s.t - t_ref), s.t))[0]
+        if best := self.best(name, queue, t_ref):
             return ("OK", best.t + offset, best.t - t_ref, None, best.payload, None), [best.t]
         older = [s for s in queue if s.t <= t_ref and t_ref - s.t <= ns(c.hold_sec)] if c.hold_sec else []
         if older:
             best = sorted(older, key=lambda s: s.t)[-1]
             return ("HELD", best.t + offset, best.t - t_ref, t_ref - best.t, best.payload, None), [best.t]
         return ("MISSING", None, None, None, None, None), []
+
+    def best(self, name, samples, t_ref):
+        """The unused sample that a set at t_ref takes of these, or None."""
+        fitting = [s for s in samples if not s.used and abs(s.t - t_ref) <= ns(self.configs[name].tolerance_sec)]
+        return min(fitting, key=lambda s: (abs(s.t - t_ref), s.t)) if fitting else None
 
     def seen(self, name, t_ref):
         """Packets that touch the window before t_ref, and the fraction of its milliseconds that they cover."""

@@ -471,6 +471,14 @@ def test_the_oldest_arrival_is_evicted_not_the_oldest_stamp():
     assert rig.count("lidar")["evicted"] == 1
 
 
+def test_what_open_sets_would_take_stays_until_they_are_emitted():
+    """All sets wait for the LiDAR until their deadline, in which a camera at 30 Hz gives more than a queue."""
+    rig = Rig(["rgb", "depth", "lidar"], deadline_sec=0.5, max_pending=5, inputs={"lidar": {"missing_after": 100}})
+    rig.play(3000, periods={"rgb": 100 / 3, "depth": 100 / 3}, faults=[Fault("lidar", "drop", 0, 3000)])
+    assert len(rig.sets) > 20 and masks(rig.sets) == {"rd"} and rig.count("rgb")["evicted"] > 0
+    assert rig.collector.status()["inputs"]["rgb"]["queued"] <= rig.inputs[0].queue + rig.config.max_pending
+
+
 def test_max_bytes_bounds_the_queue_but_keeps_the_newest_sample():
     rig = Rig(["rgb", "lidar"], tick_source=["rgb"], inputs={"lidar": {"max_bytes": 100_000}})
     for stamp, nbytes in ((100, 60_000), (200, 30_000), (300, 20_000), (400, 200_000)):
