@@ -35,13 +35,14 @@ class DepthLane:
         self._encoder = HHA(encoding) if encoding.name == "hha" else MetricDepth(encoding)
         self._source: Camera | None = None
         self._rays = np.empty((0, 0, 3), np.float32)
-        # Compile now, not while the first image waits; what comes out of a bag cannot be written to.
-        tiny = Camera(1, 1, np.eye(3))
+        # Compile now, not while the first image waits; what comes out of a bag cannot be written to. Two pixels, as a
+        # column of a single row would be contiguous, which is another type to the compiler.
+        tiny = Camera(2, 1, np.eye(3))
         for kind in UNIT_METRES:
             for writeable in (True, False):
-                depth = np.ones((1, 1), kind)
+                depth = np.ones((1, 2), kind)
                 depth.setflags(write=writeable)
-                self._encoder.view(depth, 1.0, tiny, 1, 1, Level())
+                self._encoder.view(depth, 1.0, tiny, 1, 2, Level())
                 self._register(depth, tiny, np.eye(4), Level())
         decode_rvl(np.empty(0, np.uint8), 0, 0)
 

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mss_perception.bags import typestore
+from mss_perception.message_types import ACCEPTED, TF
 from mss_perception.messages import MessageError, decode_cloud, raw_bytes
 from mss_perception.messages.compressed_images import DEPTH_ENCODINGS, decompress, recompress
 from mss_perception.messages.event_packets import disturb_pixels
@@ -129,13 +131,19 @@ class FaultSchedule:
     Deterministic: what happens to a message depends on the seed, the fault and how many messages it has met, never on
     wall time. Messages are copied before they are changed.
 
-    roles: topic -> role, when the stream names topics; a stream that names roles needs none.
+    roles: topic -> role, when the stream names topics; a stream that names roles needs none. types: topic -> message
+    type, as far as known. Raises FaultError for a fault that is misspelt or that messages of its type cannot have.
     touched: per fault, the number of messages it has met so far. A fault that met none is worth a warning.
     """
 
-    def __init__(self, faults: Sequence[Fault | str], seed: int = 0, roles: Mapping[str, str] | None = None):
+    def __init__(self, faults: Sequence[Fault | str], seed: int = 0, roles: Mapping[str, str] | None = None,
+                 types: Mapping[str, str] | None = None):
         known = set(roles.values()) if roles else None
         self.faults = [parse_fault(one, known) if isinstance(one, str) else one for one in faults]
+        for fault in self.faults:
+            for topic, kind in (types or {}).items():
+                if (roles or {}).get(topic, topic) == fault.role and (why := _objection(fault.kind, kind)):
+                    raise FaultError(f"fault {str(fault)!r}: {fault.kind!r} is not for {topic} ({kind}); {why}")
         self.seed = seed
         self.roles = roles
         self.touched = [0] * len(self.faults)
@@ -190,6 +198,19 @@ class FaultSchedule:
                 random = np.random.default_rng([self.seed, index, self.touched[index]])
                 message = _noisy(message, fault, random) if fault.kind == "noise" else _corrupt(message, random)
         return message, delay_ns
+
+
+def begins_with_header(type_name: str) -> bool:
+    """Whether the message's first field is a std_msgs/Header."""
+    fields = typestore().fielddefs[type_name][1]
+    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
+
+
+def _objection(kind: str, type_name: str) -> str:
+    """Why messages of a type cannot have a kind of fault; '' when they can."""
+    if kind in NEEDS_PAYLOAD and type_name not in {one for types in ACCEPTED.values() for one in types}:
+        return DISTURBED
+    return "it has no stamp" if kind == "stamp" and type_name != TF and not begins_with_header(type_name) else ""
 
 
 def _stamp(message, receive_ns: int) -> int:

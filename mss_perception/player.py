@@ -16,7 +16,7 @@ from mss_perception.bags import BagError, BagSummary, read_bag, typestore
 from mss_perception.calibration import Calibration
 from mss_perception.camera import Camera
 from mss_perception.config import Config
-from mss_perception.faults import SECOND, FaultSchedule
+from mss_perception.faults import SECOND, FaultSchedule, begins_with_header
 from mss_perception.messages import decode_transforms
 
 STAMP = struct.Struct("<iI")    # sec, nanosec of a std_msgs/Header, which CDR puts right behind its 4 bytes of preamble
@@ -38,7 +38,7 @@ class Timeline:
 
     topics: those to play. roles: topic -> role in the fault's text. shift_ns is added to all times and stamps. Fault
     times count from the first message of the first loop. Raises BagError for a topic that the bag lacks and FaultError
-    for a fault on something that is not played.
+    for a fault on something that is not played, or that its messages cannot have.
     """
 
     def __init__(self, bag: BagSummary, topics: Sequence[str], roles: Mapping[str, str], faults: Sequence[str] = (), *,
@@ -49,7 +49,7 @@ class Timeline:
         self.types = {topic: bag.topics[topic].type for topic in topics}
         self.start_ns, self.duration_ns = bag.start_ns, bag.end_ns - bag.start_ns
         roles = {topic: roles.get(topic, topic) for topic in topics}
-        self.faults = FaultSchedule(faults, seed, roles)
+        self.faults = FaultSchedule(faults, seed, roles, self.types)
         faulted = {fault.role for fault in self.faults.faults}
         self._faulted = {topic for topic in topics if roles[topic] in faulted}
         self._stamped = {topic for topic, kind in self.types.items() if begins_with_header(kind)}
@@ -72,12 +72,6 @@ class Timeline:
                         cdr = shifted(cdr, shift_ns)
                     message = reader.deserialize(cdr, connection.msgtype) if topic in self._faulted else cdr
                     yield topic, receive_ns + shift_ns, message
-
-
-def begins_with_header(type_name: str) -> bool:
-    """Whether the message's first field is a std_msgs/Header."""
-    fields = typestore().fielddefs[type_name][1]
-    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
 
 
 def shifted(cdr: bytes, shift_ns: int) -> bytearray:

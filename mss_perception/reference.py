@@ -170,8 +170,9 @@ def topics_page(config: Config) -> str:
         "## /diagnostics", "",
         "`mss_perception: segmentation` sums up. Its level:", "", *table(("level", "meaning"), code_first(LEVELS)), "",
         "Its values:", "", *table(("value", "meaning"), code_first(SUMMARY_VALUES)), "",
-        "One more status per subscription (`mss_perception: lidar`, `mss_perception: rgb/info` ...). The values of an "
-        "input are those of its queue as well:", "", *table(("value", "meaning"), code_first(TOPIC_VALUES)), "",
+        "One more status per subscription (`mss_perception: lidar`, `mss_perception: rgb/info` ...). The namespace "
+        "stands before all of these names: `left/mss_perception: rgb`. The values of an input are those of its queue "
+        "as well:", "", *table(("value", "meaning"), code_first(TOPIC_VALUES)), "",
         "## Services", "", *table(("services", "what for"), code_first(SERVICES)), "",
     ])
 

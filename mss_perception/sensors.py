@@ -96,7 +96,7 @@ class Sensors:
         self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
         self._lanes: dict[tuple[str, str], tuple[tuple, object]] = {}       # (view, modality) -> calibration, lane
         self._rectifications: dict[str, tuple[tuple, Rectification]] = {}
-        self._payloads: dict[str, np.ndarray] = {}
+        self._payloads: dict[str, tuple[int, np.ndarray, np.ndarray | None]] = {}   # stamp, its payload, the one before
         self._clipped: set[str] = set()             # LiDARs whose intensities have been warned of
         self.event_streams = {name: EventStream(nanoseconds(config.event_period_sec))
                               for name, one in config.inputs.items() if one.modality == "event" and one.enabled}
@@ -165,9 +165,15 @@ class Sensors:
         return sample
 
     def _is_repeated(self, name: str, message) -> bool:
-        """Whether the payload is bit by bit that of the message before. An empty one is not: nothing may happen."""
-        payload = raw_bytes(payload_of(message))
-        before, self._payloads[name] = self._payloads.get(name), payload
+        """Whether the payload is bit by bit that of the stamp before. An empty one is not: nothing may happen.
+
+        A message that comes twice repeats nothing: both are compared with what came under another stamp.
+        """
+        payload, stamp = raw_bytes(payload_of(message)), stamp_ns(message.header)
+        last_stamp, last, before = self._payloads.get(name, (None, None, None))
+        if stamp != last_stamp:
+            before = last
+        self._payloads[name] = stamp, payload, before
         if before is None or not len(payload) or len(payload) != len(before):
             return False
         spread = max(1, len(payload) // COMPARED_BYTES)      # a few bytes from all over decide nearly always

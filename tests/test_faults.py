@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from rvl_writer import rvl
 
 from mss_perception import messages
-from mss_perception.bags import typestore
+from mss_perception.bags import BagWriter, bag_summary, typestore
 from mss_perception.faults import KINDS, NEEDS_AMOUNT, TAKES_AMOUNT, Fault, FaultError, FaultSchedule, parse_fault
 from mss_perception.messages.event_packets import PacketDecoder
+from mss_perception.player import Timeline
 
 TYPES = messages.bag_types()
 EventPacket = typestore().types["event_camera_msgs/msg/EventPacket"]
@@ -194,6 +195,25 @@ def test_noise_on_events_keeps_them_inside_the_sensor_and_their_times():
 def test_what_has_no_measurements_cannot_be_disturbed_and_says_so_before_the_run(role, kind):
     with pytest.raises(FaultError, match=f"'{kind}' is not for {role}; noise and corrupt are for images, clouds and"):
         FaultSchedule([f"{role}:{kind}@0-"], roles={"/a": role})
+
+
+@pytest.mark.parametrize("fault", ["/clock:corrupt@0-", "/clock:stamp=1@0-", "/imu:noise@0-", "/imu:corrupt@0-"])
+def test_a_player_refuses_what_the_messages_of_a_topic_cannot_have(tmp_path, fault):
+    """Topics that are no input of the node's are played, too; the bag says what they hold."""
+    store = typestore().types
+    header, time = image(START).header, store["builtin_interfaces/msg/Time"](1, 0)
+    vector, nine = store["geometry_msgs/msg/Vector3"](0.0, 0.0, 0.0), np.zeros(9)
+    imu = store["sensor_msgs/msg/Imu"](header, store["geometry_msgs/msg/Quaternion"](0.0, 0.0, 0.0, 1.0), nine, vector,
+                                       nine, vector, nine)
+    sent = {"/clock": store["rosgraph_msgs/msg/Clock"](time), "/imu": imu, "/labels": image(START)}
+    with BagWriter(tmp_path / "bag") as writer:
+        for topic, message in sent.items():
+            writer.write(topic, message, START)
+    bag, topic, kind = bag_summary(tmp_path / "bag"), *fault.split("@")[0].split("=")[0].split(":")
+    with pytest.raises(FaultError, match=f"'{kind}' is not for {topic} .*{type(sent[topic]).__name__.split('__')[-1]}"):
+        Timeline(bag, list(sent), {}, [fault])
+    possible = ["/labels:noise@0-", "/labels:corrupt@0-", "/imu:stamp=1@0-", "/imu:freeze@0-", "/clock:drop@0-"]
+    assert [item.topic for item in Timeline(bag, list(sent), {}, possible)] == ["/imu", "/labels"]
 
 
 def test_other_messages_are_named():

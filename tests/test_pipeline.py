@@ -20,7 +20,8 @@ from mss_perception.calibration import Calibration, CalibrationError
 from mss_perception.camera import Camera
 from mss_perception.config import Config, ConfigError
 from mss_perception.faults import SECOND, FaultSchedule
-from mss_perception.pipeline import RATE_SEC, Pipeline
+from mss_perception.health import RATE_SEC
+from mss_perception.pipeline import Pipeline
 from mss_perception.scoring import ExpectedMasks, judge
 from mss_perception.sensors import network_size
 
@@ -427,6 +428,19 @@ def test_identical_payloads_are_noticed_only_when_every_byte_is_the_same(stream,
     assert outputs[-1].inputs["rgb"]["frozen"] and outputs[-1].mask["rgb"]
 
 
+def test_a_message_that_comes_twice_repeats_nothing(stream, runtime):
+    """Every image twice, as over two paths of a network: no new stamp, so nothing is frozen."""
+    twice = [entry for entry in stream for _ in range(2 if entry[0] == "rgb" else 1)]
+    _, pipeline = outputs_of(twice, runtime)
+    images = sum(role == "rgb" for role, *_ in stream)
+    assert pipeline.collector.input_counters["rgb"]["duplicate"] == images and pipeline.warnings["rgb_frozen"] == 0
+    frozen = list(FaultSchedule(["rgb:freeze@0-"]).apply(stream, boxes.START_NS))
+    twice = [entry for entry in frozen for _ in range(2 if entry[0] == "rgb" else 1)]
+    outputs, pipeline = outputs_of(twice, runtime)
+    assert pipeline.warnings["rgb_frozen"] == 2 * (images - 1)      # both of each are what came under the stamp before
+    assert all(output.inputs["rgb"].get("frozen") for output in outputs[1:] if output.mask["rgb"])
+
+
 class Gate:
     """The runtime, held up until told to go on."""
 
@@ -586,7 +600,8 @@ def test_without_a_living_tick_source_there_is_no_reference(stream, runtime):
 
 def test_the_rate_is_that_of_the_last_seconds(stream, runtime):
     _, pipeline = outputs_of(stream, runtime)
-    pipeline._recent = type(pipeline._recent)((when - RATE_SEC, output) for when, output in pipeline._recent)
+    recent = pipeline.health.recent
+    pipeline.health.recent = type(recent)((when - RATE_SEC, output) for when, output in recent)
     assert pipeline.diagnostics()["fps_out"] == 0
 
 
