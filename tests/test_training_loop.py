@@ -16,13 +16,14 @@ import torch
 from deliver_tree import write_tree
 
 from mss_models import checkpoint as checkpoints
-from training import train as training
+from training import loop as training
 from training.batches import class_weights, make_batch
 from training.datasets.deliver import Deliver
+from training.loop import train
 from training.recipe import Phase
 from training.recipes import find_recipe
 from training.run_folder import TrainingError
-from training.train import train
+from training.train import main
 
 DEBUG = find_recipe("debug")
 
@@ -187,15 +188,15 @@ def test_a_full_disk_is_named_and_leaves_the_old_state(tree, tmp_path):
 
 
 def test_checkpoint_card_and_init(tree, tmp_path, capsys):
-    assert training.main(["debug", "--data", str(tree), "--out", str(tmp_path / "a"), "--set", "eval_frames=1"]) == 0
+    assert main(["debug", "--data", str(tree), "--out", str(tmp_path / "a"), "--set", "eval_frames=1"]) == 0
     saved = checkpoints.load(tmp_path / "a/last.safetensors")
     assert saved.card["command"].startswith("python -m training.train debug --data")
     assert saved.card["recipe"]["eval_frames"] == 1 and saved.card["data"] == {"seed": 0}
     assert saved.card["iterations"] == 4 and saved.image_size == (64, 64)
     assert set(saved.card["val_miou_present"]) == {"rgb", "depth", "event", "lidar", "rgb+depth+event+lidar"}
     init = ["--init", str(tmp_path / "a/last.safetensors"), "--data", str(tree)]
-    assert training.main(["debug", *init, "--out", str(tmp_path / "b")]) == 0
-    assert training.main(["debug", *init, "--out", str(tmp_path / "c"), "--set", "head_width=64"]) == 2
+    assert main(["debug", *init, "--out", str(tmp_path / "b")]) == 0
+    assert main(["debug", *init, "--out", str(tmp_path / "c"), "--set", "head_width=64"]) == 2
     assert "--init" in (message := capsys.readouterr().err) and "its architecture is" in message
 
 
@@ -211,7 +212,7 @@ def test_checkpoint_card_and_init(tree, tmp_path, capsys):
     (["debug", "--speed", "9"], "unrecognized arguments: --speed 9"),
 ])
 def test_command_line_errors(tree, tmp_path, capsys, arguments, message):
-    check_one_line(training.main, [*arguments, "--data", str(tree), "--out", str(tmp_path / "run")], message, capsys)
+    check_one_line(main, [*arguments, "--data", str(tree), "--out", str(tmp_path / "run")], message, capsys)
 
 
 def check_one_line(main, arguments, message, capsys):

