@@ -1,0 +1,106 @@
+"""docs/results.md: the table and the verdicts, from the result files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from training.findings import FINDINGS, Results, Verdict, figure, judge_finding
+from training.reproduce_plan import PLAN, TABLE
+
+COLUMNS = {"Average": "average", "Top-1": "top1", "Last-1": "last1", "all": "all", "EMM": "emm", "RMM": "rmm",
+           "NM low": "nm_low", "NM mid": "nm_mid", "NM high": "nm_high"}
+
+
+def page(results: Sequence[Mapping], folder: str) -> str:
+    """The Markdown text. folder: where the result files are, for the text."""
+    by_seed: dict[int, dict[str, Mapping]] = {}
+    for one in results:
+        by_seed.setdefault(one["seed"], {})[one["run"]] = one
+    others = [run.name for run in PLAN if run.name not in TABLE]
+    return "\n\n".join([
+        "# The papers' findings in miniature",
+        f"Written by `python -m training.reproduce` from the files in {folder}/; edit nothing here.",
+        introduction(results),
+        "## Systems", table(TABLE, by_seed),
+        "Percent mIoU over the classes present, split test; mean ± standard deviation over the seeds. Average, Top-1 "
+        "and Last-1 of the subsets of modalities, `all` with all of them; RMM at rate 0.5. Parameters of inference; "
+        "minutes of one training, its teacher's included (docs/protocols.md explains the protocols).",
+        "## Findings", findings(by_seed),
+        "A claim's margin, in points, is how far it holds; above 0 in every seed means that it holds. The rules are in "
+        "training/findings.py and were fixed before the runs.",
+        "## Claims", claims(by_seed),
+        "## Further runs", table(others, by_seed),
+    ]) + "\n"
+
+
+def introduction(results: Sequence[Mapping]) -> str:
+    """What was run, on which data and hardware, when."""
+    if not results:
+        return "Nothing has been run."
+    recipe = results[0]["recipe"]
+
+    def of(values: Iterable) -> str:
+        return "; ".join(sorted(set(map(str, values))))
+    data = of(f"{one['dataset']}, " + ", ".join(f"{split} {value}" for split, value in one["data"].items())
+              for one in results)
+    phases = ", ".join(f"{phase['batch']} crops of {phase['crop']}" for phase in recipe["phases"])
+    return (f"{len(results)} runs, seeds {of(one['seed'] for one in results)}, {of(one['date'] for one in results)}, "
+            f"on {of(one['hardware'] for one in results)}. Data: {data} (fingerprints); "
+            f"{of(one['frames'] for one in results)} test frames. The same for all: "
+            f"{max(one['iterations'] for one in results)} iterations, a student's with its teacher's, of {phases}; "
+            f"learning rate {recipe['lr']:g}, schedule and augmentation; no pretrained weights. Network precision in "
+            f"evaluation: {of(one['precision'] for one in results)}.")
+
+
+def table(names: Sequence[str], by_seed: Mapping[int, Results]) -> str:
+    """A row per run; one that was not run says so."""
+    rows = [["run", *COLUMNS, "seeds", "parameters (M)", "minutes"]]
+    for name in names:
+        found = [one[name] for _, one in sorted(by_seed.items()) if name in one]
+        if not found:
+            rows.append([name, "not run", *[""] * (len(rows[0]) - 2)])
+            continue
+        cells = [spread([figure(one, column) for one in found]) for column in COLUMNS.values()]
+        minutes = np.mean([one["train_seconds"] for one in found]) / 60
+        rows.append([name, *cells, " ".join(str(one["seed"]) for one in found),
+                     f"{found[0]['parameters'] / 1e6:.2f}", f"{minutes:.1f}"])
+    return markdown(rows)
+
+
+def findings(by_seed: Mapping[int, Results]) -> str:
+    rows = [["", "finding", "verdict", "seeds", "margins"]]
+    for finding in FINDINGS:
+        verdict, parts = judge_finding(finding, by_seed)
+        seeds = sorted({seed for one in parts for seed in one.margins})
+        margins = "; ".join(spread(list(one.margins.values()), "+") if one.margins else "?" for one in parts)
+        missing = sorted({run for one in parts for run in one.missing})
+        rows.append([finding.number, finding.text, f"**{verdict}**", " ".join(map(str, seeds)) or "-",
+                     margins + (f" (not run: {', '.join(missing)})" if missing else "")])
+    return markdown(rows)
+
+
+def claims(by_seed: Mapping[int, Results]) -> str:
+    rows = [["", "claim", "margin per seed", "verdict"]]
+    for finding in FINDINGS:
+        for claim, verdict in zip(finding.claims, judge_finding(finding, by_seed)[1], strict=True):
+            rows.append([finding.number, claim.text, per_seed(verdict),
+                         {True: "holds", False: "does not hold", None: "not run"}[verdict.holds]])
+    return markdown(rows)
+
+
+def per_seed(verdict: Verdict) -> str:
+    return "; ".join(f"{seed}: {margin:+.2f}" + (f" ({verdict.notes[seed]})" if seed in verdict.notes else "")
+                     for seed, margin in verdict.margins.items()) or "-"
+
+
+def spread(values: Sequence[float], sign: str = "") -> str:
+    """Mean ± standard deviation (of the sample), the mean alone of a single value."""
+    text = f"{np.mean(values):{sign}.1f}"
+    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.1f}"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
