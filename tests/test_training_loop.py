@@ -23,6 +23,7 @@ from training.loop import train
 from training.recipe import Phase
 from training.recipes import find_recipe
 from training.run_folder import TrainingError
+from training.steps import Stepper
 from training.train import main
 
 DEBUG = find_recipe("debug")
@@ -52,7 +53,7 @@ def test_resumed_training_equals_uninterrupted(tree, tmp_path):
         assert all(torch.equal(value, states[1][part][name]) for name, value in states[0][part].items())
     for name, value in states[0]["optimiser"]["state"].items():
         assert all(torch.equal(value[one], states[1]["optimiser"]["state"][name][one]) for one in value)
-    assert torch.equal(states[0]["torch_rng"], states[1]["torch_rng"])
+    assert torch.equal(states[0]["torch_rng"][0], states[1]["torch_rng"][0])
     logs = [[json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
             for name in ("whole", "parts")]
     assert [one["loss"] for one in logs[0]] == [one["loss"] for one in logs[1]] and len(logs[0]) == 4
@@ -78,6 +79,20 @@ def test_resuming_on_other_data_is_refused(tree, tmp_path):
     shutil.rmtree(moved / "img/sun/val")
     with pytest.raises(TrainingError, match=r"val was 2 frames .* and is 2 frames"):  # evenly spread over fewer
         train(DEBUG, moved, tmp_path / "run", resume=True)
+
+
+def test_tensorboard_has_what_the_log_has_or_is_named_as_missing(tree, tmp_path, caplog):
+    train(DEBUG, tree, tmp_path / "run")
+    log = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        assert "the package tensorboard is not installed; log.jsonl has it all" in caplog.text
+        assert not (tmp_path / "run/tensorboard").exists()
+        return
+    board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert [one.value for one in board.Scalars("loss")] == pytest.approx([one["loss"] for one in log])
+    assert [one.step for one in board.Scalars("val_miou_present/rgb")] == [2, 4]
 
 
 def test_a_killed_runs_log_is_cut_back(tree, tmp_path):
@@ -137,8 +152,7 @@ def test_a_non_finite_gradient_changes_nothing_and_names_the_batch(tree, tmp_pat
     model = training.make_model(DEBUG, 25)
     model.head.classify.weight.register_hook(lambda gradient: gradient * torch.inf)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    loss, logs = training.step(model, training.make_optimiser(model, DEBUG), batch, DEBUG, data.encodings, None, 1.0,
-                               cpu)
+    loss, logs = Stepper(model, training.make_optimiser(model, DEBUG), DEBUG, data.encodings, cpu).step(batch, lr=1.0)
     assert np.isfinite(loss) and not np.isfinite(logs["grad_norm"])
     assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
 
@@ -157,14 +171,14 @@ def test_a_non_finite_gradient_changes_nothing_and_names_the_batch(tree, tmp_pat
 def test_ctrl_c_leaves_a_whole_state(tree, tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
     recipe = dataclasses.replace(DEBUG, iterations=100_000, eval_every=100_000)
-    step, calls = training.step, itertools.count(1)
+    step, calls = Stepper.step, itertools.count(1)
 
     def interrupted(*arguments):
         if next(calls) == 3:
             signal.raise_signal(signal.SIGINT)
         return step(*arguments)
 
-    monkeypatch.setattr(training, "step", interrupted)
+    monkeypatch.setattr(Stepper, "step", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"stopped after iteration \d+; go on with --resume"):
         train(recipe, tree, tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is before

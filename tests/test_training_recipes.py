@@ -23,6 +23,7 @@ from training.networks import make_model, make_optimiser
 from training.recipe import Phase, Recipe, RecipeError, override
 from training.recipes import MINI, RECIPES, find_recipe
 from training.run_folder import TrainingError
+from training.steps import Stepper
 from training.train import main
 
 DEBUG = find_recipe("debug")
@@ -206,14 +207,13 @@ TERMS = {"anyseg": {"ohem", "kl", "umd", "cmd"}, "robustseg": {"ohem", "kl", "pr
          "charm": {"L_CoL", "L_InE"}}
 
 
-@pytest.mark.parametrize("name", LEARNERS)
-def test_every_small_recipe_trains(name, tree, teacher, tmp_path):
+@pytest.mark.parametrize("name", [f"{one}-mini" for one in (*SYSTEMS, "robustseg-zero", "robustseg-letter")])
+def test_the_small_recipes_train(name, tree, teacher, tmp_path):
     recipe = small(name)
     train(recipe, tree, tmp_path, teacher=teacher if recipe.teacher else None)
     logs = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(logs) == 2 and all(np.isfinite(one["loss"]) and one["grad_norm"] > 0 for one in logs)
-    terms = {"L_CoL"} if recipe.options.get("variant", "e") in "abc" else TERMS.get(recipe.system, set())
-    assert all(terms <= one.keys() for one in logs)
+    assert all(TERMS.get(recipe.system, set()) <= one.keys() for one in logs)
     saved = checkpoints.load(tmp_path / "last.safetensors")
     assert saved.model.architecture["system"] == recipe.system
     assert saved.card.get("teacher") == (checkpoints.load(teacher).model_id if recipe.teacher else None)
@@ -239,7 +239,7 @@ def test_a_students_resumed_training_equals_uninterrupted(tree, teacher, tmp_pat
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]
     for part in ("model", "average"):
         assert all(torch.equal(value, states[1][part][name]) for name, value in states[0][part].items())
-    assert torch.equal(states[0]["torch_rng"], states[1]["torch_rng"]) and states[0]["iteration"] == 4
+    assert torch.equal(states[0]["torch_rng"][0], states[1]["torch_rng"][0]) and states[0]["iteration"] == 4
 
 
 def test_the_teacher_sees_what_dropout_takes_from_the_student(tree, teacher):
@@ -253,9 +253,10 @@ def test_the_teacher_sees_what_dropout_takes_from_the_student(tree, teacher):
     def kl(**changes):
         torch.manual_seed(0)
         model = make_model(recipe, 25)
-        training.give_teacher(model, teacher, recipe, data, torch.device("cpu"))
-        _, logs = training.step(model, make_optimiser(model, recipe), {**batch, **changes}, recipe, data.encodings,
-                                None, 0.0, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        training.give_teacher(model, teacher, recipe, data, cpu)
+        stepper = Stepper(model, make_optimiser(model, recipe), recipe, data.encodings, cpu)
+        _, logs = stepper.step({**batch, **changes}, lr=0.0)
         return logs["kl"]
 
     assert kl() == kl() != kl(available=batch["present"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -69,6 +70,8 @@ def test_students_wait_for_their_teacher_and_count_it(place):
     other = write_tree(place.runs / "other", {"train": 1, "val": 1, "test": 1}, seed=1)
     with pytest.raises(ReproduceError, match="is of another data: train was [0-9a-f]{12} and is"):
         reproduce(PLAN, [4], Place(other, place.out, place.runs))
+    with pytest.raises(ReproduceError, match="is of another data: test was [0-9a-f]{12} and is"):
+        reproduce(PLAN, [4], dataclasses.replace(place, frames=1))
     place.result(PLAN[0], 4).write_text("{")
     with pytest.raises(ReproduceError, match="student-seed4.json is damaged or no result"):
         reproduce(PLAN, [4], place)

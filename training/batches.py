@@ -14,35 +14,44 @@ from training.recipe import Recipe, RecipeError
 from training.transforms import INTENSITY, augment, collate, draw_present
 
 
-def prefetch(dataset: Dataset, recipe: Recipe, start: int, end: int,
-             workers: int = 2) -> Iterator[tuple[int, list[str], dict]]:
-    """(iteration, frame names, batch) of iterations start..end-1, made ahead by threads."""
+def prefetch(dataset: Dataset, recipe: Recipe, start: int, end: int, workers: int = 2,
+             part: tuple[int, int] = (0, 1)) -> Iterator[tuple[int, list[str], dict]]:
+    """(iteration, frame names, batch) of iterations start..end-1, made ahead by threads. part: make_batch's."""
     with ThreadPoolExecutor(workers) as pool:
-        waiting = [pool.submit(make_batch, dataset, recipe, i) for i in range(start, min(end, start + workers))]
+        waiting = [pool.submit(make_batch, dataset, recipe, i, part) for i in range(start, min(end, start + workers))]
         for iteration in range(start, end):
             names, batch = waiting.pop(0).result()
             if iteration + workers < end:
-                waiting.append(pool.submit(make_batch, dataset, recipe, iteration + workers))
+                waiting.append(pool.submit(make_batch, dataset, recipe, iteration + workers, part))
             yield iteration, names, batch
 
 
-def make_batch(dataset: Dataset, recipe: Recipe, iteration: int) -> tuple[list[str], dict]:
+def make_batch(dataset: Dataset, recipe: Recipe, iteration: int,
+               part: tuple[int, int] = (0, 1)) -> tuple[list[str], dict]:
     """The frame names and the batch of an iteration: images uint8 (B, H, W, 3), labels (B, H, W), and two masks (B,).
 
     `available`: what the frames have, for a teacher; `present`: what modality dropout leaves of it, or all of it where
     dropout would leave nothing. A function of the recipe and the iteration alone. Frames come in epochs, each a
     permutation of the data set.
+
+    part: (i, n), the i-th of n equal parts of the batch, made without the others; n must divide its size.
     """
     phase = recipe.phase_at(iteration)
+    size = phase.batch // part[1]
+    mine = range(part[0] * size, (part[0] + 1) * size)
     seen = recipe.samples_before(iteration)
-    rng = np.random.default_rng([recipe.seed, 1, iteration])
-    frames = [_shuffled(len(dataset), recipe.seed, at // len(dataset))[at % len(dataset)]
-              for at in range(seen, seen + phase.batch)]
     pads = {name: one.nothing for name, one in dataset.encodings.items()}
-    samples = [augment(dataset[i], phase.crop, phase.scale, recipe.augment, rng, pads) for i in frames]
+    samples = []
+    for number in mine:
+        at = seen + number
+        frame = _shuffled(len(dataset), recipe.seed, at // len(dataset))[at % len(dataset)]
+        rng = np.random.default_rng([recipe.seed, 1, iteration, number])  # of this sample alone
+        samples.append(augment(dataset[frame], phase.crop, phase.scale, recipe.augment, rng, pads))
     images, labels = collate(samples)
     available = {name: torch.tensor([name not in one.missing for one in samples]) for name in dataset.modalities}
-    present = restricted(draw_present(recipe.modality_dropout, phase.batch, dataset.modalities, rng), available)
+    present = draw_present(recipe.modality_dropout, phase.batch, dataset.modalities,
+                           np.random.default_rng([recipe.seed, 2, iteration]))  # the same draw for all parts
+    present = restricted({name: mask[mine.start : mine.stop] for name, mask in present.items()}, available)
     return ([one.name for one in samples],
             {"images": images, "present": present, "available": available, "labels": labels})
 

@@ -23,7 +23,7 @@ class RecipeError(ValueError):
 RANGES = {"head_width": (1, 1 << 16), "drop_path": (0, 0.99), "class_balance": (0, 10), "label_smoothing": (0, 0.99),
           "iterations": (1, 1 << 40), "lr": (0, 1e30), "weight_decay": (0, 1e30), "warmup": (0, 0.99),
           "lr_tail": (0, 1e30), "grad_clip": (0, 1e30), "ema": (0, 0.999999), "seed": (0, 1 << 62),
-          "eval_every": (1, 1 << 40), "eval_frames": (1, 1 << 40)}
+          "accumulate": (1, 1 << 16), "eval_every": (1, 1 << 40), "eval_frames": (1, 1 << 40)}
 AUGMENT_RANGES = {"blur_sigma": (0, 10)} | dict.fromkeys(
     ("colour_jitter", "flip", "blur", "jitter_strength", "darken", "drop_intensity"), (0, 1))
 """Of a recipe's and its augment's numbers, both ends included."""
@@ -75,7 +75,8 @@ class Recipe:
     grad_clip: float = 0.0  # largest gradient norm; 0: no limit
     ema: float = 0.0  # decay of the averaged weights, which are then what is evaluated and saved; 0: no average
     augment: Augment = Augment()
-    precision: str = "fp32"  # 'fp32' or 'bf16' (autocast)
+    accumulate: int = 1  # micro-batches, one after another, that a process cuts its share of a batch into
+    precision: str = "fp32"  # 'fp32', or autocast to 'bf16', or to 'fp16' with scaled gradients, on a GPU alone
     seed: int = 3407
     eval_every: int = 1000
     eval_frames: int = 100  # of the val split, evenly spread
@@ -83,7 +84,7 @@ class Recipe:
     def __post_init__(self) -> None:
         object.__setattr__(self, "modalities", canonical_order(self.modalities))
         for name, choices in {"loss": ("system", "ce"), "modality_dropout": DROPOUT_KINDS,
-                              "precision": ("fp32", "bf16")}.items():
+                              "precision": ("fp32", "bf16", "fp16")}.items():
             if getattr(self, name) not in choices:
                 raise RecipeError(f"{name}={getattr(self, name)!r}; choose from {', '.join(choices)}")
         if not self.phases:

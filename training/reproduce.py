@@ -76,7 +76,9 @@ def reproduce(plan: Sequence[Run], seeds: Sequence[int], place: Place, command: 
     Raises ReproduceError for a result that was made otherwise, DatasetError, and KeyboardInterrupt, resumably.
     """
     by_name = {run.name: run for run in plan}
-    fingerprints = {split: open_dataset(place.data, split).fingerprint() for split in ("train", "val", "test")}
+    limits = {"train": None, "val": None, "test": place.frames}
+    fingerprints = {split: open_dataset(place.data, split, limit=limit).fingerprint()
+                    for split, limit in limits.items()}
     left = [(run, seed) for seed in seeds for run in plan]
     failed: dict[tuple[str, int], str] = {}
     while True:

@@ -27,7 +27,7 @@ def begin(recipe: Recipe, out: Path) -> None:
 
 
 def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
-    """The state to go on from. Cuts the log back to it, for a killed run has logged iterations that will be repeated.
+    """The state to go on from.
 
     data: what it learns from, see `train.describe_data`, and its teacher. Raises TrainingError if the folder's run had
     another recipe, other data or another teacher, or its files are missing or damaged.
@@ -38,7 +38,7 @@ def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
     try:
         given = json.loads(saved.read_text())
         loaded = torch.load(state, map_location="cpu", weights_only=True)
-        known, iteration = loaded["data"], loaded["iteration"]
+        known, _ = loaded["data"], loaded["scaler"]
     except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError) as error:
         what = f"{state} is damaged or of another version"
         raise TrainingError(f"{what} ({type(error).__name__}: {error}); start again in another --out") from error
@@ -47,10 +47,11 @@ def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
         raise TrainingError(f"{out} was made with another recipe: " + "; ".join(
             f"{name} was {given.get(name)}, not {wanted[name]}" for name in changed))
     if known != data:
-        raise TrainingError(f"{out} was trained on other data or with another teacher: " + "; ".join(
-            f"{name} was {known.get(name)} and is {data[name]}" for name in data if known.get(name) != data[name])
+        raise TrainingError(f"{out} was trained on other data or by other processes or with another teacher: "
+                            + "; ".join(
+            f"{name} was {known.get(name)} and is {data.get(name)}" for name in known | data
+            if known.get(name) != data.get(name))
             + "; give the same --data and --teacher, or start again in another --out")
-    _cut_log(out / "log.jsonl", iteration)
     return loaded
 
 
@@ -67,9 +68,10 @@ def seconds_spent(out: Path) -> float:
     return round(sum(one["seconds"] + one.get("evaluation_seconds", 0) for one in records), 1)
 
 
-def _cut_log(path: Path, iteration: int) -> None:
-    """Keep the lines up to `iteration`; a kill may have left later ones, and half of the last."""
-    kept = []
+def cut_log(out: Path, iteration: int) -> None:
+    """Keep the lines up to `iteration`; a kill may have left later ones, which will be repeated, and half of the last.
+    """
+    path, kept = out / "log.jsonl", []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else ():
         try:
             if not line.endswith("\n") or json.loads(line)["iteration"] > iteration:

@@ -1,11 +1,13 @@
 """Trains a recipe: `python -m training.train RECIPE --data DIR --out RUN [--set key=value ...] [--resume]`.
 
 A student (AnySeg, RobustSeg) has its teacher trained first, into RUN/teacher. What RUN holds: training/loop.py.
+On several GPUs or machines: `torchrun --nproc-per-node 4 -m training.train ...`, see training/distributed.py.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from mss_models.runtime import OptionError
 from mss_models.teachers import TeacherError
 from training.commands import Parser
 from training.datasets.sample import DatasetError
+from training.distributed import joined
 from training.recipe import RecipeError
 from training.recipes import find_recipe, listing
 from training.run_folder import TrainingError
@@ -49,8 +52,9 @@ def main(arguments: list[str] | None = None) -> int:
     command = "python -m training.train " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
         recipe, first = resolve(find_recipe(args.recipe), args.settings)
-        scores = train_stages(recipe, first, args.data, args.out, resume=args.resume, init=args.init,
-                              teacher=args.teacher, device=args.device, command=command)
+        with joined(args.device) as device:
+            scores = train_stages(recipe, first, args.data, args.out, resume=args.resume, init=args.init,
+                                  teacher=args.teacher, device=device, command=command)
     except KeyboardInterrupt as stopped:
         print(f"\n{stopped or 'interrupted'}", file=sys.stderr)
         return 130
@@ -58,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     print("val mIoU (classes present): " + ", ".join(f"{name} {value:.1f}" for name, value in scores.items()))
     print(f"checkpoints: {args.out / 'best.safetensors'}, {args.out / 'last.safetensors'}")
     return 0
