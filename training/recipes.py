@@ -90,7 +90,7 @@ RECIPES: list[Recipe] = [
     Recipe(
         name="segformer_mean-b0-demo", head_width=128, drop_path=0.0, loss="ce", class_balance=0.4,
         modality_dropout="sample", iterations=1500, lr=1.5e-3, weight_decay=0.05, warmup=0.05, grad_clip=1.0,
-        ema=0.998, augment=Augment(darken=0.15), precision="bf16", eval_every=375, eval_frames=48,
+        ema=0.998, augment=Augment(darken=0.15, drop_intensity=0.2), precision="bf16", eval_every=375, eval_frames=48,
         phases=(Phase(0.64, crop=128, batch=16, scale=(0.4, 0.8)), Phase(0.36, crop=256, batch=8, scale=(0.8, 1.5))),
     ),
     # Seconds on a CPU: does everything once, learns next to nothing.
