@@ -12,7 +12,7 @@ view back into the image. `Camera.valid_radius` is that distance; points at or b
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -135,19 +135,8 @@ class Camera:
     @cached_property
     def valid_radius(self) -> float:
         """Distance from the axis on the plane z = 1 below which the distortion is one-to-one; at most WIDEST."""
-        kind, d = self.distortion
-        if kind == kernels.EQUIDISTANT:
-            # d(theta_d)/d(theta) as a polynomial in theta^2
-            squares = _positive_roots([1.0, 3 * d[0], 5 * d[1], 7 * d[2], 9 * d[3]])
-            angle = min([np.arctan(WIDEST), *np.sqrt(squares)])
-            return float(np.tan(angle))
-        # r_d = r N(s) / D(s), s = r^2; its derivative's numerator is N D + 2 s (N' D - N D').
-        N = np.polynomial.Polynomial([1.0, d[0], d[1], d[4]])
-        D = np.polynomial.Polynomial([1.0, d[5], d[6], d[7]])
-        slope = N * D + np.polynomial.Polynomial([0.0, 2.0]) * (N.deriv() * D - N * D.deriv())
-        squares = _positive_roots(slope.coef) + _positive_roots(D.coef)
-        radius = float(min([WIDEST, *np.sqrt(squares)]))
-        return _unfolded_radius(d, radius) if d[2:4].any() or d[8:].any() else radius
+        kind, coefficients = self.distortion
+        return _valid_radius(kind, tuple(coefficients))
 
     def project(self, xyz) -> tuple[np.ndarray, np.ndarray]:
         """(N, 3) points in the optical frame -> uv (N, 2) float64 pixels, valid (N,) bool.
@@ -166,6 +155,23 @@ class Camera:
         """(rows * W, 3) float64 rays, z = 1, of all pixel centres of `rows` rows, row-major; None: to the last."""
         v, u = np.mgrid[top:self.height if rows is None else min(top + rows, self.height), :self.width]
         return self.unproject(np.stack([u.ravel(), v.ravel()], -1))
+
+
+@lru_cache(maxsize=64)      # the same on every grid and with each camera_info, and the search takes milliseconds
+def _valid_radius(kind: int, coefficients: tuple[float, ...]) -> float:
+    d = np.array(coefficients)
+    if kind == kernels.EQUIDISTANT:
+        # d(theta_d)/d(theta) as a polynomial in theta^2
+        squares = _positive_roots([1.0, 3 * d[0], 5 * d[1], 7 * d[2], 9 * d[3]])
+        angle = min([np.arctan(WIDEST), *np.sqrt(squares)])
+        return float(np.tan(angle))
+    # r_d = r N(s) / D(s), s = r^2; its derivative's numerator is N D + 2 s (N' D - N D').
+    N = np.polynomial.Polynomial([1.0, d[0], d[1], d[4]])
+    D = np.polynomial.Polynomial([1.0, d[5], d[6], d[7]])
+    slope = N * D + np.polynomial.Polynomial([0.0, 2.0]) * (N.deriv() * D - N * D.deriv())
+    squares = _positive_roots(slope.coef) + _positive_roots(D.coef)
+    radius = float(min([WIDEST, *np.sqrt(squares)]))
+    return _unfolded_radius(d, radius) if d[2:4].any() or d[8:].any() else radius
 
 
 def _positive_roots(ascending) -> list[float]:

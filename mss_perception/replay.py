@@ -37,10 +37,12 @@ from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
 from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError, absolute
 from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule
+from mss_perception.health import REJECTED
 from mss_perception.message_types import ACCEPTED, COMPRESSED, IMAGE
 from mss_perception.messages import MessageError, decode_image, stamp_ns
 from mss_perception.options import at_least, positive
-from mss_perception.pipeline import REJECTED, Output, Pipeline
+from mss_perception.output import Output
+from mss_perception.pipeline import Pipeline
 from mss_perception.recording import Run, RunError
 from mss_perception.report import Report, write_report
 
@@ -293,8 +295,7 @@ def roles_in(bag: BagSummary, config: Config) -> dict[str, str]:
         raise ReplayError(f"bag {bag.path} lacks {info} (camera_info of the target camera {target}) and no "
                           f"calibration_file is given; {hint}")
     if config.calibration_file:
-        for remark in calibration.load(config.calibration_file).foreign(config.inputs):
-            log.warning(remark)
+        calibration.load(config.calibration_file)   # a mistake in it shows before the results of an old run are deleted
     missing = [f"{topic} ({role})" for topic, role in wanted.items() if role in config.inputs and topic not in roles]
     if missing:
         log.warning("the bag has no %s: replayed without", ", ".join(missing))
