@@ -38,6 +38,7 @@ def tree(tmp_path_factory):
     return write_tree(tmp_path_factory.mktemp("tree"), {"train": 4, "val": 2})
 
 
+BRANCHES = override(RECIPE, ["system=equiseg", "options={guidance: none, dropout: 0}"])  # an encoder per modality
 LONGER = [*SETTINGS, "iterations=4", "options.dropout=0.5"]
 
 
@@ -60,13 +61,32 @@ def pair(tree, tmp_path_factory):
     return out
 
 
-def first_step(recipe, tree, batch):
-    """The stepper and its model after one iteration with learning rate 0."""
+def first_step(recipe, tree, batch, group=None):
+    """The model after one iteration with learning rate 0."""
     torch.manual_seed(recipe.seed)
     model = make_model(recipe, 25).train()
-    stepper = Stepper(model, make_optimiser(model, recipe), recipe, Deliver(tree, "train").encodings, CPU)
-    stepper.step(batch, lr=0.0)
+    Stepper(model, make_optimiser(model, recipe), recipe, Deliver(tree, "train").encodings, CPU,
+            group=group).step(batch, lr=0.0)
     return model
+
+
+def gradients_of(model):
+    return {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def part_of_batch(tree, recipe, part):
+    """A part of the first batch, from which every second sample lacks the LiDAR."""
+    _, batch = make_batch(Deliver(tree, "train"), dataclasses.replace(recipe, modality_dropout="none"), 0, part)
+    batch["present"]["lidar"][1::2] = False
+    return batch
+
+
+def assert_same(gradients, given):
+    assert given.keys() == gradients.keys() and len(gradients) > 100
+    scale = max(float(one.abs().max()) for one in gradients.values())
+    assert scale > 0.01
+    for name, one in gradients.items():
+        assert float((one - given[name]).abs().max()) <= 1e-6 * max(1.0, scale), name
 
 
 def test_two_processes_have_the_gradients_of_two_accumulated_micro_batches(tree, pair):
@@ -74,12 +94,8 @@ def test_two_processes_have_the_gradients_of_two_accumulated_micro_batches(tree,
     given = torch.load(pair / "gradients.pt", weights_only=True)
     _, batch = make_batch(Deliver(tree, "train"), RECIPE, 0)
     model = first_step(dataclasses.replace(RECIPE, accumulate=2), tree, batch)
-    gradients = {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
-    assert given["gradients"].keys() == gradients.keys() and len(gradients) > 100
-    scale = max(float(one.abs().max()) for one in gradients.values())
-    assert scale > 0.01
-    for name, one in gradients.items():
-        assert float((one - given["gradients"][name]).abs().max()) <= 1e-6 * max(1.0, scale), name
+    gradients = gradients_of(model)
+    assert_same(gradients, given["gradients"])
     _, half = make_batch(Deliver(tree, "train"), RECIPE, 0, part=(0, 2))
     alone = first_step(RECIPE, tree, half)
     assert any(not torch.equal(one, given["buffers"][name]) for name, one in model.named_buffers())
@@ -87,6 +103,13 @@ def test_two_processes_have_the_gradients_of_two_accumulated_micro_batches(tree,
     whole = first_step(RECIPE, tree, batch)  # and accumulation is not the same as one large batch: batch norm, the loss
     assert any(not torch.allclose(one.grad, gradients[name], atol=1e-6) for name, one in whole.named_parameters()
                if name in gradients)
+
+
+def test_a_modality_that_is_missing_everywhere_in_the_last_micro_batches(tree, pair):
+    """Its parameters' gradients of the first ones are averaged all the same."""
+    alone = first_step(dataclasses.replace(BRANCHES, accumulate=4), tree, part_of_batch(tree, BRANCHES, (0, 1)))
+    for rank in range(2):
+        assert_same(gradients_of(alone), torch.load(pair / f"branches{rank}.pt", weights_only=True))
 
 
 def test_a_batch_is_the_same_in_parts(tree):
@@ -148,7 +171,7 @@ def test_bf16_learns_nearly_the_same(tree):
 
 
 def work_of_one(tree, out):
-    """What each of the two does: its part of a first batch, of which rank 0 keeps the gradients and buffers; a whole
+    """What each of the two does: its part of first batches, of which it keeps gradients and buffers; a whole
     training, and the same in two halves; and one that must stop.
     """
     from training.distributed import Group, joined
@@ -156,15 +179,14 @@ def work_of_one(tree, out):
     torch.set_num_threads(1)
     with joined("cpu"):
         group, data = Group(), Deliver(tree, "train")
-        torch.manual_seed(RECIPE.seed)
-        model = make_model(RECIPE, 25).train()
-        stepper = Stepper(model, make_optimiser(model, RECIPE), RECIPE, data.encodings, CPU, group=group)
         _, batch = make_batch(data, RECIPE, 0, part=(group.rank, group.size))
-        stepper.step(batch, lr=0.0)
+        model = first_step(RECIPE, tree, batch, group)
         if group.first:
-            torch.save({"gradients": {name: one.grad for name, one in model.named_parameters()
-                                      if one.grad is not None}, "buffers": dict(model.named_buffers())},
+            torch.save({"gradients": gradients_of(model), "buffers": dict(model.named_buffers())},
                        out / "gradients.pt")
+        batch = part_of_batch(tree, BRANCHES, (group.rank, group.size))
+        model = first_step(dataclasses.replace(BRANCHES, accumulate=2), tree, batch, group)
+        torch.save(gradients_of(model), out / f"branches{group.rank}.pt")
         command = ["debug", "--device", "cpu", "--data", str(tree), "--set", *LONGER, "--out"]
         assert main([*command, str(out / "whole")]) == 0
         train(override(find_recipe("debug"), LONGER), tree, out / "parts", device="cpu", stop_at=2)
