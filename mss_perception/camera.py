@@ -41,8 +41,8 @@ class CameraError(ValueError):
 class Camera:
     """Intrinsics of one camera.
 
-    width, height: pixels. K: (3, 3) float64. model: a key of DISTORTION_MODELS. D: its coefficients.
-    frame_id: optical frame. Raises CameraError when the values make no camera.
+    width, height: pixels. K: (3, 3) float64. model: a key of DISTORTION_MODELS. D: its coefficients; with none any
+    number of zeros, which are left out. frame_id: optical frame. Raises CameraError when the values make no camera.
     """
 
     width: int
@@ -56,7 +56,9 @@ class Camera:
         K = np.array(self.K, np.float64).reshape(3, 3)
         K.setflags(write=False)
         object.__setattr__(self, "K", K)
-        object.__setattr__(self, "D", tuple(float(value) for value in self.D))
+        D = tuple(float(value) for value in self.D)
+        # Drivers send five zeros without a model, too.
+        object.__setattr__(self, "D", () if self.model == "none" and not any(D) else D)
         if min(self.width, self.height) <= 0 or max(self.width, self.height) > MAX_SIDE or \
                 self.width * self.height > MAX_PIXELS:
             raise CameraError(f"camera size {self.width} x {self.height} must be positive, at most {MAX_SIDE} on a "

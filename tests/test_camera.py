@@ -206,7 +206,17 @@ def test_camera_info_as_drivers_send_it():
     assert Camera.from_info(info(d=np.array(THIN_PRISM))).D == THIN_PRISM
     assert Camera.from_info(info(d=np.zeros(14))).model == "none"
     assert Camera.from_info(info(distortion_model="fisheye", d=np.array(FISHEYE))).model == "equidistant"
-    assert Camera.from_info(info(distortion_model="", d=np.zeros(0))).model == "none"
+    for name in ("", "none"):
+        for count in (0, 4, 5, 8):
+            one = Camera.from_info(info(distortion_model=name, d=np.zeros(count)))
+            assert one == camera() and (one.model, one.D) == ("none", ())
+
+
+def test_zeros_are_no_distortion():
+    assert camera("none", [0, 0, 0, 0, -0.0]) == camera() and camera("none", [0] * 5).D == ()
+    for D in ((0.1,), (0, 0, 0, 0, 1e-300), (np.nan,), (np.inf, 0)):
+        with pytest.raises(CameraError, match="none needs 0 finite coefficients, got D = "):
+            camera("none", D)
 
 
 @pytest.mark.parametrize(("changes", "named"), [
@@ -214,6 +224,8 @@ def test_camera_info_as_drivers_send_it():
     ({"width": 2**32 - 1, "height": 2**32 - 1}, str(MAX_PIXELS)), ({"distortion_model": "omni"}, "'omni'"),
     ({"d": np.ones(3)}, "4 or 5"), ({"d": np.array([0.1, np.nan, 0, 0, 0])}, "finite"),
     ({"distortion_model": "", "d": np.ones(4)}, "distortion_model"),
+    ({"distortion_model": "none", "d": np.array([0, 0, 0, 0, 0.1])}, "distortion_model = 'none'"),
+    ({"distortion_model": "none", "d": np.array([np.nan] * 5)}, "distortion_model = 'none'"),
     ({"distortion_model": "equidistant"}, "equidistant needs 4"),
     ({"distortion_model": "rational_polynomial", "d": np.ones(9)}, "needs 8 or 12"),
     ({"distortion_model": "rational_polynomial", "d": np.ones(14)}, "tilted sensor"),

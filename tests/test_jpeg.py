@@ -105,15 +105,125 @@ def test_cameras_may_pad_their_data(padding):
     for file in SEQUENTIAL:
         check(file[:-2] + padding + file[-2:])
         with pytest.raises(MessageError, match="damaged at byte"):
-            check(file[:-2] + b"\0" * 700 + b"\x55" + file[-2:])
+            check(file[:-2] + b"\0" * 700 + b"\x55" * 17 + file[-2:])
+
+
+def markers(file: bytes) -> list[int]:
+    """Where the restart markers and the end are."""
+    begin = read_frame(file)[1][0].at
+    return [at for at in range(begin, len(file) - 1) if file[at] == 0xFF and file[at + 1] in (*range(0xD0, 0xD8), 0xD9)]
+
+
+def with_foreign(file: bytes, places: list[int], count: int, seed: int = 0) -> bytes:
+    """`count` bytes of 1..254 before each of these places."""
+    random = np.random.default_rng(seed)
+    for at in reversed(places):
+        file = file[:at] + random.integers(1, 255, count, np.uint8).tobytes() + file[at:]
+    return file
+
+
+@pytest.mark.parametrize("file", SEQUENTIAL, ids=["plain", "restarts"])
+@pytest.mark.parametrize("count", [*range(1, 11), 16])
+def test_webcams_may_send_bytes_of_nothing_before_their_markers(file, count):
+    """Before one of them, and before all; OpenCV's picture is the same."""
+    expected, places = cv2.imdecode(np.frombuffer(file, np.uint8), -1), markers(file)
+    assert len(places) == (30 if file is SEQUENTIAL[1] else 1)
+    for chosen in (places, places[:1], places[-1:]):
+        sent = with_foreign(file, chosen, count, seed=count)
+        check(sent)
+        assert np.array_equal(cv2.imdecode(np.frombuffer(sent, np.uint8), -1), expected)
+        with pytest.raises(MessageError, match="damaged at byte"):
+            check(with_foreign(file, chosen[-1:], 17))
+
+
+@pytest.mark.parametrize("foreign", [b"\xff\x00", b"\xff\x00" * 9, b"\x21" + b"\xff" * 30, b"\0" * 16])
+def test_foreign_bytes_may_look_like_data_or_padding(foreign):
+    for at in markers(SEQUENTIAL[1]):
+        check(SEQUENTIAL[1][:at] + foreign + SEQUENTIAL[1][at:])
+
+
+def test_stuffed_bytes_are_counted_once():
+    file = SEQUENTIAL[1]
+    for at in markers(file)[:-1]:
+        check(file[:at] + b"\xff\x00" * 16 + file[at:])
+        with pytest.raises(MessageError, match="damaged at byte"):
+            check(file[:at] + b"\xff\x00" * 17 + file[at:])
+
+
+def test_what_else_stands_at_a_restart_is_damage():
+    file = SEQUENTIAL[1]
+    places = markers(file)
+    for kind in range(0xD0, 0xD8):
+        changed = file[:places[3]] + bytes([0xFF, kind]) + file[places[3] + 2:]
+        if changed == file:
+            check(changed)
+            continue
+        with pytest.raises(MessageError, match=f"damaged at byte {places[3]}"):
+            check(changed)
+    with pytest.raises(MessageError, match="damaged"):      # a whole interval is missing
+        check(file[:places[3]] + file[places[4]:])
+
+
+@pytest.mark.parametrize("count", [1, 10, 16, 17])
+def test_foreign_bytes_may_stand_before_a_segment(count):
+    for file in (*SEQUENTIAL, file_of(picture(320, 240, 30, 2), progressive=True)):
+        for kind in (b"\xff\xdb", b"\xff\xc4", b"\xff\xda"):
+            sent = with_foreign(file, [file.index(kind)], count)
+            if count <= 16:
+                check(sent)
+            else:
+                with pytest.raises(MessageError, match="where a segment should begin|no frame header"):
+                    check(sent)
+
+
+# So many zeros are as many blocks as there may be.
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\0" * 200_000, b"\xff", b"\x55\x12"])
+def test_the_end_may_be_missing_where_all_else_is_there(padding):
+    for file in SEQUENTIAL:
+        check(file[:-2] + padding)
+        for lost in (*(() if padding else (1, 2, 3)), 16, 700, len(file) // 2):
+            with pytest.raises(MessageError, match="damaged"):
+                check(file[:-2 - lost] + padding)
+        with pytest.raises(MessageError, match="cut off"):
+            check(file[:-2] + b"\xff\xfe\x00\x10 a comment")
+    with pytest.raises(MessageError, match="cut off"):      # nothing else tells whether this is all
+        check(file_of(picture(320, 240, 30, 2), progressive=True)[:-2] + padding)
+    with pytest.raises(MessageError, match="cut off"):
+        check(without_tables(SEQUENTIAL[0])[:-2] + padding)
+
+
+def test_no_scan_may_be_missing():
+    """Of a file that has one for each colour."""
+    file = three_scans()
+    check(file)
+    places = [scan.at for scan in read_frame(file)[1]]
+    assert len(places) == 3
+    for end in (b"", b"\xff\xd9"):
+        for at in places[1:]:
+            with pytest.raises(MessageError, match=r"no scan of components \[.*3\]; it is cut off"):
+                check(file[:file.rindex(b"\xff\xda", 0, at)] + end)
+
+
+def three_scans() -> bytes:
+    """Three grey pictures of 16 x 16 put together as the colours of one."""
+    parts = [file_of(picture(16, 16, 40, seed)[..., 0], "L") for seed in range(3)]
+    first, begin = parts[0], parts[0].index(b"\xff\xda")
+    frame = first.index(b"\xff\xc0")
+    header = b"\xff\xc0" + bytes([0, 17, 8, 0, 16, 0, 16, 3]) + b"".join(bytes([one, 0x11, 0]) for one in (1, 2, 3))
+    scans = b"".join(b"\xff\xda" + bytes([0, 8, 1, one, 0, 0, 63, 0]) + part[part.index(b"\xff\xda") + 10:-2]
+                     for one, part in enumerate(parts, start=1))
+    return first[:frame] + header + first[frame + 13:begin] + scans + b"\xff\xd9"
+
+
+def without_tables(file: bytes) -> bytes:
+    while (at := file.find(b"\xff\xc4")) >= 0:
+        file = file[:at] + file[at + 2 + int.from_bytes(file[at + 2:at + 4], "big"):]
+    return file
 
 
 def test_nothing_is_said_of_files_without_tables():
     """As cameras of the motion JPEG kind send them, which decoders then take to be the usual ones."""
-    file = SEQUENTIAL[0]
-    while (at := file.find(b"\xff\xc4")) >= 0:
-        file = file[:at] + file[at + 2 + int.from_bytes(file[at + 2:at + 4], "big"):]
-    check(file)
+    check(without_tables(SEQUENTIAL[0]))
 
 
 def test_the_example_of_the_specification():

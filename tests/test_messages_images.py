@@ -409,15 +409,28 @@ def test_a_jpeg_of_countless_scans_is_refused():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_file_that_is_cut_off_is_refused(kind):
     data = file_of(smooth(), kind)
-    for length in (0, 1, 8, 20, len(data) // 2, len(data) - 2):
+    for length in (0, 1, 8, 20, len(data) // 2, len(data) - 3):
         with pytest.raises(MessageError):
             decode_image(compressed(data[:length], kind.lower()))
 
 
-def test_a_jpeg_without_an_end_is_refused_by_us():
+def test_a_jpeg_that_ends_too_early_is_refused_by_us():
     # OpenCV 4 fills the rest with grey.
+    with pytest.raises(MessageError, match="damaged or cut off"):
+        decode_image(compressed(file_of(smooth(), "JPEG")[:-3], "jpeg"))
     with pytest.raises(MessageError, match="is cut off"):
-        decode_image(compressed(file_of(smooth(), "JPEG")[:-2], "jpeg"))
+        decode_image(compressed(file_of(smooth(), "JPEG", progressive=True)[:-2], "jpeg"))
+
+
+@pytest.mark.parametrize("change", [
+    lambda file: file[:-2], lambda file: file[:-1], lambda file: file[:-2] + bytes(500),
+    lambda file: file[:-2] + b"\x12\x80\x33" + file[-2:], lambda file: file.replace(b"\xff\xdb", b"\x07\xff\xdb", 1),
+    lambda file: file.replace(b"\xff\xd0", b"\x12\x80\xff\xd0").replace(b"\xff\xd1", b"\x55" * 10 + b"\xff\xd1"),
+], ids=["no end", "half an end", "padding, no end", "before the end", "before a segment", "before restarts"])
+def test_a_jpeg_as_webcams_send_it_is_the_same_picture(change):
+    file = file_of(smooth(), "JPEG", restart_marker_blocks=2)
+    assert (sent := change(file)) != file
+    assert np.array_equal(decode_image(compressed(sent, "jpeg")), decode_image(compressed(file, "jpeg")))
 
 
 @pytest.mark.parametrize(("data", "name", "named"), [

@@ -131,6 +131,7 @@ def _decode_file(data: np.ndarray, name: str, size: tuple[int, int] | None) -> n
         frame, scans = jpeg.read_frame(file)
         _check_header(frame.height, frame.width, size)
         jpeg.check_data(file, frame, scans)
+        data = np.frombuffer(file + jpeg.END_OF_IMAGE, np.uint8)    # some cameras leave it out
     else:
         _check_header(*_png_size(data), size)
     try:

@@ -3,8 +3,12 @@
 libjpeg fills in what it cannot read and only writes a line to the console, so a camera's damaged frame comes back as a
 picture that is partly wrong. Here the entropy coded data of sequential files, which cameras send, is read once without
 making a picture of it (ITU-T T.81: marker segments B.1 and B.2, Huffman decoding F.2.2). That notices what is missing,
-doubled, overwritten, and most single wrong bits; not a wrong bit that only changes a value. Of progressive files and
+doubled, overwritten, and some single wrong bits; not a wrong bit that only changes a value. Of progressive files and
 those coded arithmetically only the order of their segments is looked at, as the specification has no other check.
+
+Common webcams send more than the specification has: bytes that belong to nothing before a marker, 1 to 10 with a
+Logitech C270, C310 or C910 ("extraneous bytes before marker 0xd4", libjpeg says: libavg issue 782, opencv issue 9477,
+Motion issue 65), padding, or no end. Where everything else is there, decoders leave them out, and so does this reader.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ SEQUENTIAL = (0xC0, 0xC1)       # with Huffman's code
 # Of a progressive JPEG; each scan goes over the whole picture, so a file of nothing but scans takes hours.
 MAX_SCANS = 100
 
+MAX_FOREIGN = 16                    # bytes that belong to nothing, before a marker
 WHOLE, CUT, WRONG = range(3)        # what reading a scan finds
 LOOK = 9                            # bits of a code that are looked up at once
 TABLE = (1 << LOOK) + 2 * (16 - LOOK) + 256         # numbers in a table
@@ -53,13 +58,14 @@ class Scan(NamedTuple):
 
 def read_frame(file: bytes) -> tuple[Frame, list[Scan]]:
     """The frame header of a JPEG file and what comes before each scan. Raises MessageError for a file without a frame,
-    with a broken segment, without an end, and one of too many scans."""
+    with a broken segment, without an end (sequential files: `check_data` knows more), and one of too many scans."""
     data = np.frombuffer(file, np.uint8)
     frame, scans, tables, interval, at = None, [], {}, 0, 2
     while True:
-        while file[at:at + 2] == b"\xff\xff":       # padding
-            at += 1
-        if file[at:at + 2] == END_OF_IMAGE and scans:
+        marker, foreign = any_marker(data, at)
+        if foreign <= (0 if scans else MAX_FOREIGN):    # what follows the first scan is data, or damaged
+            at = marker
+        if scans and (file[at:at + 2] == END_OF_IMAGE or at == len(file) and frame.kind in SEQUENTIAL):
             return frame, scans
         if len(file) < at + 4:
             raise MessageError(f"JPEG image of {len(file)} bytes is cut off" if frame else "JPEG image has no frame "
@@ -97,14 +103,21 @@ def check_data(file: bytes, frame: Frame, scans: list[Scan]) -> None:
     """Raise MessageError unless the data of a sequential file's scans is what their frame asks for."""
     if frame.kind not in SEQUENTIAL:
         return
-    data = np.frombuffer(file, np.uint8)
+    # Where the end is missing, zeros are padding and not data, as which they could be read; one may be the last byte.
+    data = np.frombuffer(file[:len(file.rstrip(b"\0")) + 1] + END_OF_IMAGE, np.uint8)
+    if missing := set(frame.components).difference(*(scan.components for scan in scans)):
+        raise MessageError(f"JPEG image of {len(file)} bytes has no scan of components {sorted(missing)}; it is "
+                           "cut off")
     across, down = (max((one[axis] for one in frame.components.values()), default=0) for axis in (0, 1))
     for scan in scans:
         sampling = [frame.components.get(one, (0, 0)) for one in scan.components]
         if not sampling or min(map(min, sampling)) < 1 or max(across, down) > 4:
             raise MessageError(f"JPEG image's scan of components {scan.components} does not fit its frame; damaged")
         if any(table is None for pair in scan.tables for table in pair):
-            return      # some cameras leave out the usual tables; nothing can be said then
+            # Some cameras leave out the usual tables; nothing but the end can be looked at then.
+            if next_marker(data, scan.at) >= len(data) - 2:
+                raise MessageError(f"JPEG image of {len(file)} bytes is cut off")
+            return
         if len(sampling) == 1:      # then there is no MCU, and no padding to whole ones
             (h, v), = sampling
             columns, rows = -(-frame.width * h // (8 * across)), -(-frame.height * v // (8 * down))
@@ -115,12 +128,11 @@ def check_data(file: bytes, frame: Frame, scans: list[Scan]) -> None:
         tables = np.array(scan.tables).ravel()      # of each component two, of TABLE numbers each
         found, done, at = read_scan(data, scan.at, tables, np.array(blocks), columns * rows, scan.interval)
         if found == CUT:
-            raise MessageError(f"JPEG image of {len(data)} bytes has {done} of the {columns * rows} blocks of a scan; "
+            raise MessageError(f"JPEG image of {len(file)} bytes has {done} of the {columns * rows} blocks of a scan; "
                                "it is damaged or cut off")
-        # Some cameras pad their data.
-        rest = data[at:next_marker(data, at)]
-        if found == WRONG or np.any((rest > 0) & (rest < 0xFF)):
-            raise MessageError(f"JPEG image of {len(data)} bytes is damaged at byte {at}")
+        rest = data[at:next_marker(data, at)]       # any padding, of zeros or ones
+        if found == WRONG or np.count_nonzero((rest > 0) & (rest < 0xFF)) > MAX_FOREIGN:
+            raise MessageError(f"JPEG image of {len(file)} bytes is damaged at byte {at}")
 
 
 def _tables(body: bytes) -> dict[int, np.ndarray]:
@@ -157,6 +169,19 @@ def huffman_table(counts: bytes, symbols: bytes) -> np.ndarray:
 
 
 @compiled
+def any_marker(data, at):
+    """Where the next marker begins, the data's end when there is none; and how many bytes before it are no padding."""
+    foreign = 0
+    while at + 1 < len(data):
+        if data[at] != 0xFF:
+            foreign += 1
+        elif data[at + 1] != 0 and data[at + 1] != 0xFF:
+            return at, foreign
+        at += 1
+    return max(at, len(data)), foreign
+
+
+@compiled
 def next_marker(data, at):
     """Where the next marker is that is no restart; the data's end when there is none."""
     while at + 1 < len(data):
@@ -178,12 +203,11 @@ def read_scan(data, at, tables, blocks, count, interval):
     one, longest = np.uintp(1), np.uintp(1 << LOOK)
     for mcu in range(count):
         if interval > 0 and mcu > 0 and mcu % interval == 0:
-            while at < end and data[at] == 0xFF and data[at + one] == 0xFF:
-                at += one
-            if not padded(bits, have, missing) or not (
-                    at < end and data[at] == 0xFF and data[at + one] == 0xD0 + expected):
+            at = np.uintp(unread(data, np.int64(at), (have - missing) // 8))
+            marker, foreign = any_marker(data, np.int64(at))
+            if foreign > MAX_FOREIGN or marker == len(data) or data[marker + 1] != 0xD0 + expected:
                 return WRONG, mcu, at
-            expected, at = (expected + 1) & 7, at + one + one
+            expected, at = (expected + 1) & 7, np.uintp(marker + 2)
             bits, have, missing = np.uint64(0), 0, 0
         for block in blocks:
             table = np.uintp(2 * block * TABLE)
@@ -231,14 +255,12 @@ def read_scan(data, at, tables, blocks, count, interval):
                 return WRONG, mcu, at
             if missing > have:
                 return CUT, mcu, at
-    return (WHOLE if padded(bits, have, missing) else WRONG), count, at
+    return WHOLE, count, np.uintp(unread(data, np.int64(at), (have - missing) // 8))
 
 
 @compiled
-def padded(bits, have, missing):
-    """Whether what was read ahead, after the last byte begun, is nothing but the padding that some cameras send."""
-    for i in range((have - missing) // 8):
-        byte = bits >> np.uint64(missing + 8 * i) & np.uint64(0xFF)
-        if byte != 0 and byte != 0xFF:
-            return False
-    return True
+def unread(data, at, count):
+    """Where the last `count` bytes of coded data before `at` begin; a 255 has a zero behind it."""
+    for _ in range(count):
+        at -= 2 if data[at - 1] == 0 and data[at - 2] == 0xFF else 1
+    return at
