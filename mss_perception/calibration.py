@@ -7,7 +7,8 @@
       - {parent: base_link, child: camera_optical, translation: [1.5, 0, 1.4], rotation: [-0.5, 0.5, -0.5, 0.5]}
 
 `distortion_model` and `D` may be left out (none); `matrix: [16 numbers]` may stand for translation and rotation.
-Cameras are named as their inputs. A `/` before a frame, as in ROS 1, is left away.
+Cameras are named as their inputs; those of other names, which other nodes may use, are left alone. A `/` before a
+frame, as in ROS 1, is left away.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ import yaml
 
 from mss_perception import rigid, yaml_file
 from mss_perception.camera import ALIASES, DISTORTION_MODELS, Camera, CameraError
-from mss_perception.config import CAMERAS, modality_of
 from mss_perception.parameters import shown
 
 ORTHONORMAL = 1e-3      # largest error of a rotation matrix: written with four digits; the nearest rotation is taken
@@ -43,13 +43,9 @@ class Calibration:
     def foreign(self, inputs: Iterable[str]) -> list[str]:
         """What to tell of each camera that is of none of these inputs; other nodes may share the file."""
         inputs = list(inputs)
-        return [f"calibration_file has a camera {name!r}, but no input is named so{_meant(name, inputs)}"
-                for name in self.cameras if name not in inputs]
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; meant {close[0]}?" if close else f"; there are {', '.join(known)}"
+        close = {name: difflib.get_close_matches(name, inputs, n=1) for name in self.cameras if name not in inputs}
+        return [f"camera {name!r} of calibration_file is not used: it is none of the inputs {', '.join(inputs)}"
+                + (f"; meant {meant[0]}?" if meant else "") for name, meant in close.items()]
 
 
 def load(path: str | Path) -> Calibration:
@@ -67,9 +63,6 @@ def load(path: str | Path) -> Calibration:
     result = Calibration()
     for name, entry in cameras.items():
         where = f"calibration {path}, camera {name!r}"
-        if modality_of(name) not in CAMERAS:
-            raise CalibrationError(f"{where}: no input can have this name{_meant(name, CAMERAS)}; or such a name with "
-                                   "one of its own, rgb_left")
         result.cameras[name] = _camera(entry, where)
     for number, entry in enumerate(extrinsics):
         result.extrinsics.append(_mounting(entry, f"calibration {path}, extrinsics[{number}]"))

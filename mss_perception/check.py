@@ -263,6 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.live == (options.bag is not None):
         parser.error("give a bag, or --live")
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s %(message)s")
+    logging.getLogger("mss_perception.config").setLevel(logging.WARNING)    # parameters that are ignored
     try:
         config = Config.from_yaml(options.config) if options.config else Config()
         if options.live:

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
+import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mss_perception import yaml_file
+from mss_perception import parameter_file
 from mss_perception.message_types import ACCEPTED, default_type
-from mss_perception.parameters import ConfigError, UnknownParameter, convert, flattened, parameter, wrong
+from mss_perception.parameters import ConfigError, convert, flattened, parameter, wrong
 
-NODE = "mss_perception"
+log = logging.getLogger(__name__)
+
 # Those of mss_models.runtime, which takes seconds to import; a test compares them.
 BACKENDS = ("auto", "torch", "torch-compile", "torch-graphs", "onnxruntime", "tensorrt")
-# Parameters of the node that mean nothing to the pipeline; the last is rclpy's own.
-ROS_ONLY = ("use_sim_time", "autostart", "qos_overrides", "start_type_description_service")
+# How alike (difflib's ratio) a name is to one of ours that it was surely meant for, and perhaps: base_frame_id and
+# base_frame, of two nodes, have 0.87, a letter too many or too few in ten 0.95.
+SURELY_MEANT, PERHAPS_MEANT = 0.9, 0.8
 
 
 def message_type(modality: str):
@@ -168,7 +172,8 @@ class Config:
 
     checkpoint: str = parameter("", "Network (.safetensors, .onnx, .engine); empty takes the shipped one")
     backend: str = parameter("auto", "Inference backend; auto: by the checkpoint file's suffix. torch-compile takes "
-                             "minutes to start, torch-graphs and tensorrt need CUDA (docs/runtimes.md)", choices=BACKENDS)
+                             "minutes to start, torch-graphs and tensorrt need CUDA (docs/runtimes.md)",
+                             choices=BACKENDS)
     device: str = parameter("auto", "auto, cpu, cuda, cuda:1 ...")
     precision: str = parameter("auto",
                                "Arithmetic of the network; auto: fp16 on cuda, bf16 on a CPU with AMX, else fp32",
@@ -337,12 +342,36 @@ class Config:
                     value = value.lstrip("/")       # as ROS 1 wrote it; all frames are compared without
                 setattr(owner, last, value)
                 return
-        head, dot, _ = name.partition(".")
-        if dot and head not in self.inputs and modality_of(head) in DEFAULTS:
+        if head := self._no_input(name):
             raise ConfigError(f"{name} is given, but {head} is none of inputs = [{', '.join(self.inputs)}]; name it "
                               "there")
-        import difflib
-        raise UnknownParameter(name, difflib.get_close_matches(name, [known for known, *_ in self.parameters()], n=3))
+        meant = difflib.get_close_matches(name, [known for known, *_ in self.parameters()])
+        raise ConfigError(f"unknown parameter {name!r}" + (f"; meant {' or '.join(meant)}?" if meant else ""))
+
+    def _no_input(self, name: str) -> str:
+        """The input that a parameter's name begins with, when it could be one and is none; else ''."""
+        head, dot, _ = name.partition(".")
+        return head if dot and head not in self.inputs and modality_of(head) in DEFAULTS else ""
+
+    def is_foreign(self, name: str) -> bool:
+        """Whether a name that was given to any node is likely another node's: no parameter's here, nor nearly one's,
+        and of no input of ours. To be asked once `inputs` is set."""
+        head, dot, _ = name.partition(".")
+        if dot and (head in self.inputs or head in DEFAULTS):
+            return False
+        # rgb_topic is no misspelt rgb.topic.
+        known = [known for known, *_ in self.parameters() if ("." in known) == bool(dot)]
+        return not difflib.get_close_matches(name, known, 1, SURELY_MEANT)
+
+    def ignored(self, foreign: Iterable[str]) -> str:
+        """One line that tells of the names that are foreign."""
+        def told(name: str) -> str:
+            if head := self._no_input(name):
+                return f"{name} ({head} is none of inputs)"
+            close = difflib.get_close_matches(name, known, 1, PERHAPS_MEANT)
+            return f"{name} (meant {close[0]}?)" if close else name
+        known = [known for known, *_ in self.parameters()]
+        return "parameters that are not this node's are ignored: " + ", ".join(map(told, foreign))
 
     def _name_inputs(self, names: list[str]) -> None:
         if not names or len(set(names)) < len(names):
@@ -367,52 +396,45 @@ class Config:
         return config
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any]) -> Config:
-        """Defaults overridden by a (nested or flat) mapping of parameter names. Raises ConfigError that names every
-        wrong one."""
-        config, problems = cls(), []
+    def from_mapping(cls, values: Mapping[str, Any], shared: Collection[str] = ()) -> Config:
+        """Defaults overridden by a (nested or flat) mapping of parameter names. shared: those that may be other nodes',
+        which is told, not refused. Raises ConfigError that names every wrong one."""
+        config, problems, foreign = cls(), {}, []
         for name, value in sorted(flattened(values).items(), key=lambda one: one[0] != "inputs"):
+            if name in shared and config.is_foreign(name):
+                foreign.append(name)
+                continue
             try:
                 config.set(name, value)
             except ConfigError as error:
-                problems.append(str(error))
-        if problems:
-            raise ConfigError("; ".join(problems))
-        return config.validate()
+                problems[name] = str(error)
+        if foreign:
+            log.warning("%s", config.ignored(foreign))
+        return config.checked(problems)
+
+    def checked(self, problems: Mapping[str, str]) -> Config:
+        """Return self if it is valid and setting it met no problems (name -> text). Raises ConfigError naming those and
+        all else that is wrong."""
+        texts = list(problems.values())
+        if "inputs" not in problems:    # else the others would be judged by the wrong ones
+            try:
+                self.validate()
+            except ConfigError as error:
+                texts.append(str(error))
+        if texts:
+            raise ConfigError("; ".join(texts))
+        return self
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> Config:
         """Read a ROS 2 parameter file (`node: ros__parameters: ...`) or a plain mapping of the same names.
 
-        Of a parameter file the sections count that a node named mss_perception, in any namespace, would take: those of
-        wildcards first, those of its name over them.
+        Of a parameter file the sections count that a node named mss_perception, in any namespace, would take. In those
+        for any node there may be others' parameters: see is_foreign. Raises ConfigError.
         """
+        values, shared = parameter_file.read(path)
         try:
-            content = yaml_file.load(path, "configuration")
-        except yaml_file.YamlError as error:
-            raise ConfigError(str(error)) from error
-        if not isinstance(content, Mapping):
-            held = "nothing" if content is None else type(content).__name__
-            raise ConfigError(f"configuration {path} holds {held}, not a mapping of parameters")
-        sections = {name: section["ros__parameters"] for name, section in content.items()
-                    if isinstance(section, Mapping) and "ros__parameters" in section}
-        if empty := [name for name, section in sections.items() if not isinstance(section, Mapping)]:
-            raise ConfigError(f"configuration {path}: {empty[0]}'s ros__parameters must be a mapping of parameters, "
-                              "{} for none")
-        values = flattened(content)
-        if sections:
-            general = [one for name, one in sections.items() if name.rpartition("/")[2] in ("*", "**")]
-            own = [one for name, one in sections.items() if name.rpartition("/")[2] == NODE]
-            nodes = {name.lstrip("/"): name for name in sections if name.rpartition("/")[2] == NODE and "*" not in name}
-            if len(nodes) > 1:
-                raise ConfigError(f"configuration {path} has parameters of several nodes, {', '.join(nodes.values())}; "
-                                  "give a file of one")
-            if not general + own:
-                raise ConfigError(f"configuration {path} has parameters of {', '.join(sections)}, none of {NODE} or "
-                                  "/**")
-            values = dict(item for one in general + own for item in flattened(one).items())
-        try:
-            return cls.from_mapping({k: v for k, v in values.items() if k.partition(".")[0] not in ROS_ONLY})
+            return cls.from_mapping(values, shared)
         except ConfigError as error:
             raise ConfigError(f"configuration {path}: {error}") from error
 

@@ -4,7 +4,7 @@
 
 A lifecycle node. configure loads the network, activate subscribes and starts the pipeline, deactivate stops both,
 cleanup frees the network. With the parameter `autostart` (default true) it configures and activates itself; a failure
-then ends the process with exit code 1 and its cause.
+then ends the process with its cause and exit status 1, or 2 when a parameter or file is wrong.
 
 Threads: the executor's thread runs the subscriptions, which only hand messages to the pipeline, and the timers; the
 pipeline's own thread runs the network and publishes. Set deadlines are on the steady clock; stamps are on the node's.
@@ -30,9 +30,10 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from mss_models.checkpoint import DEFAULT_CHECKPOINT
-from mss_models.runtime import open_runtime
+from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
+from mss_models.runtime import OptionError, open_runtime
 from mss_perception import ros_compat, ros_params
+from mss_perception.calibration import CalibrationError
 from mss_perception.config import ConfigError
 from mss_perception.faults import SECOND
 from mss_perception.pipeline import Output, Pipeline
@@ -43,6 +44,7 @@ from mss_perception.ros_topics import Topic, subscribe
 
 DIAGNOSTICS_PERIOD_SEC = 1.0
 ERROR_PERIOD_SEC = 10.0     # between two tracebacks of one line of code
+BAD_INPUT = (CalibrationError, CheckpointError, ConfigError, OptionError)
 
 
 class RosLog(logging.Handler):
@@ -100,6 +102,7 @@ class SegmentationNode(LifecycleNode):
         self.timers_active = []
         self.wake_ns: int | None = None     # when the pipeline wants to be polled, on the steady clock
         self.failure = ""       # why the last transition failed
+        self.failed_by_input = False
         self.get_logger().info(ros_compat.describe())
 
     # Transitions. rclpy swallows what they raise, so each is wrapped to log the cause and to fail.
@@ -128,6 +131,7 @@ class SegmentationNode(LifecycleNode):
             work()
         except Exception as error:  # whatever it is, the node must stay controllable and the user must see it
             self.failure = f"cannot {name}: {error or type(error).__name__}"
+            self.failed_by_input = isinstance(error, BAD_INPUT)
             self.get_logger().error(self.failure)
             self.get_logger().debug(traceback.format_exc())
             if undo:
@@ -243,12 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             for transition in (node.trigger_configure, node.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:
                     print(f"mss_perception: {node.failure}", file=sys.stderr)
-                    return 1
+                    return 2 if node.failed_by_input else 1
             node.get_logger().info("active")
         spin(executor)
     except ConfigError as error:
         print(f"mss_perception: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         pass
     finally:

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any
+
+from mss_perception.yaml_file import Repeated
 
 INT64 = range(-2**63, 2**63)    # the integers of ROS
 
 
 class ConfigError(ValueError):
     """A parameter is unknown, of the wrong type or out of range. The message names it, its value and what is right."""
-
-
-class UnknownParameter(ConfigError):
-    """There is no parameter of this name. meant: those of similar names; without any it may be somebody else's."""
-
-    def __init__(self, name: str, meant: Sequence[str]):
-        super().__init__(f"unknown parameter {name!r}" + (f"; meant {' or '.join(meant)}?" if meant else ""))
-        self.meant = meant
 
 
 def parameter(default, description: str, *, low=None, high=None, choices=None, runtime=False, factory=None):
@@ -31,9 +25,11 @@ def parameter(default, description: str, *, low=None, high=None, choices=None, r
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{a: {b: 1}} as {a.b: 1}. Raises ConfigError for a name that is given in both ways."""
+    """{a: {b: 1}} as {a.b: 1}. Raises ConfigError for a name that is given in both ways, or twice in its file."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
+        if isinstance(value, Repeated):
+            raise ConfigError(value.problem)
         inner = flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
         if twice := sorted(set(inner) & set(flat)):
             raise ConfigError(f"{twice[0]} is given twice")

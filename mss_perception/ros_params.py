@@ -11,8 +11,8 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
-from mss_perception.config import ROS_ONLY, Config, ConfigError
-from mss_perception.parameters import UnknownParameter
+from mss_perception.config import Config, ConfigError
+from mss_perception.parameter_file import ROS_ONLY
 
 
 def declare(node: Node) -> tuple[bool, Config]:
@@ -20,12 +20,12 @@ def declare(node: Node) -> tuple[bool, Config]:
 
     Raises ConfigError that names every wrong one.
     """
-    config, problems, autostart = Config(), [], True
+    config, problems, autostart = Config(), {}, True
     try:
         autostart = node.declare_parameter("autostart", autostart, ParameterDescriptor(
             description="Configure and activate at start", read_only=True)).value
     except ParameterException as error:
-        problems.append(str(error))
+        problems["autostart"] = str(error)
 
     def take(parameters) -> None:
         for name, default, declaration in parameters:
@@ -33,34 +33,34 @@ def declare(node: Node) -> tuple[bool, Config]:
                 given = node.declare_parameter(name, default, descriptor(default, declaration))
                 config.set(name, given.value)
             except (ParameterException, ConfigError) as error:  # go on: a user wants to see all of them at once
-                problems.append(str(error))
+                problems[name] = str(error)
 
     take([next(config.parameters())])               # `inputs`, by which there are the parameters of each
     take(list(config.parameters())[1:])
-    problems += unlisted(node, config)
-    if problems:
-        raise ConfigError("; ".join(problems))
-    return autostart, config.validate()
+    problems |= unlisted(node, config)
+    return autostart, config.checked(problems)
 
 
-def unlisted(node: Node, config: Config) -> list[str]:
+def unlisted(node: Node, config: Config) -> dict[str, str]:
     """What is wrong with the given parameters that there are not, misspelt ones above all, which ROS itself overlooks.
 
-    Those that resemble none of ours are only warned of: a robot's file may have a section `/**` for all its nodes.
+    Those that are likely another node's are only warned of: a robot's file may have a section `/**` for all its nodes,
+    and nothing tells what was given in it.
     """
-    known, problems = {name for name, *_ in config.parameters()}, []
+    known, problems, foreign = {name for name, *_ in config.parameters()}, {}, []
     # Not public, but there is no other way to what was given and not declared.
-    for name in sorted(node._parameter_overrides):
-        if name not in known and name.partition(".")[0] not in ROS_ONLY and not node.has_parameter(name):
-            try:
-                config.set(name, None)
-            except UnknownParameter as error:
-                if error.meant:
-                    problems.append(str(error))
-                else:
-                    node.get_logger().warning(f"parameter {name!r} is not this node's; it is ignored")
-            except ConfigError as error:
-                problems.append(str(error))
+    for name in sorted(getattr(node, "_parameter_overrides", {})):
+        if name in known or name.partition(".")[0] in ROS_ONLY or node.has_parameter(name):
+            continue
+        if config.is_foreign(name):
+            foreign.append(name)
+            continue
+        try:
+            config.set(name, None)
+        except ConfigError as error:
+            problems[name] = str(error)
+    if foreign:
+        node.get_logger().warning(config.ignored(foreign))
     return problems
 
 

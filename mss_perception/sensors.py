@@ -102,6 +102,8 @@ class Sensors:
                               for name, one in config.inputs.items() if one.modality == "event" and one.enabled}
         if config.calibration_file:
             known = calibration.load(config.calibration_file)
+            for remark in known.foreign(config.inputs):
+                log.warning("%s", remark)
             self.cameras = {name: self._placed(name, camera) for name, camera in known.cameras.items()}
             for parent, child, T in known.extrinsics:
                 self.transforms.add_static(parent, child, T)

@@ -212,14 +212,16 @@ def test_depth_that_is_registered_to_the_camera_gets_its_intrinsics_in_the_calib
     assert all(record["mask"]["rgb"] and record["mask"]["depth"] for record in records)
 
 
-def test_a_camera_of_the_calibration_that_no_input_has_is_told(tmp_path):
+def test_a_camera_of_the_calibration_that_no_input_has_is_told(tmp_path, caplog):
     entry = "{frame_id: a, width: 96, height: 64, K: [80, 0, 47.5, 0, 80, 31.5, 0, 0, 1]}"
     (tmp_path / "calibration.yaml").write_text(f"cameras: {{rgb_letf: {entry}}}")
     (tmp_path / "config.yaml").write_text(
-        f"inputs: [rgb, rgb_left]\nrgb.view: rgb\ntarget_cameras: [rgb, rgb_left]\nrgb_left.topic: left\n"
-        f"calibration_file: {tmp_path}/calibration.yaml")
+        f"/**:\n  ros__parameters:\n    inputs: [rgb, rgb_left]\n    target_cameras: [rgb, rgb_left]\n"
+        f"    rgb: {{view: rgb}}\n    rgb_left: {{topic: left}}\n    robot_name: anna\n"
+        f"    calibration_file: {tmp_path}/calibration.yaml\n")
     _, report = checked(boxes.write_bag(tmp_path / "bag", seconds=0.5), tmp_path, "--config", tmp_path / "config.yaml")
     assert any("'rgb_letf'" in note and "meant rgb_left?" in note for note in report["notes"]), report["notes"]
+    assert "are ignored: robot_name" in caplog.text
 
 
 def test_a_lidar_stamped_at_its_sweeps_start_gets_a_deadline_that_waits_for_it(tmp_path, network):

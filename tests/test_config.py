@@ -15,11 +15,7 @@ from mss_perception.config import BACKENDS, Config, ConfigError
 
 SECTIONS = """
 /camera_driver:
-  ros__parameters: {exposure: 3, device: /dev/video0}
-/robot/mss_perception:
-  ros__parameters:
-    tick_rate_hz: 5.0
-    lidar: {offset_sec: 0.05}
+  ros__parameters: {exposure: 3, exposure: 4, device: /dev/video0, gains: {1: 2, on: 3, ~: 4}}
 /**:
   ros__parameters:
     use_sim_time: true
@@ -27,6 +23,12 @@ SECTIONS = """
     min_modalities: 2
     lidar: {offset_sec: 0.5, tolerance_sec: 0.04}
     qos_overrides: {/image: {subscription: {depth: 3}}}
+robot:
+  mss_perception:
+    ros__parameters:
+      tick_rate_hz: 5.0
+      lidar: {offset_sec: 0.05}
+      publish_points: n
 """
 
 
@@ -43,6 +45,44 @@ def test_wildcard_and_own_section_are_merged_and_other_nodes_left_out(tmp_path):
     config = read(tmp_path, SECTIONS)
     assert config.collector.tick_rate_hz == 5.0 and config.collector.min_modalities == 2 and config.device == "auto"
     assert config.inputs["lidar"].offset_sec == 0.05 and config.inputs["lidar"].tolerance_sec == 0.04
+    assert config.publish_points is False
+
+
+@pytest.mark.parametrize("own, general, rate", [(0, 1, 20.0), (1, 0, 5.0)])
+def test_of_sections_that_give_one_parameter_the_later_counts(tmp_path, own, general, rate):
+    """As rcl: seen with rclpy of Jazzy."""
+    sections = {own: "mss_perception: {ros__parameters: {tick_rate_hz: 5.0}}",
+                general: "/**: {ros__parameters: {tick_rate_hz: 20.0}}"}
+    assert read(tmp_path, f"{sections[0]}\n{sections[1]}").collector.tick_rate_hz == rate
+
+
+# Of nav2 and of Autoware's vehicle_info.param.yaml, and others that several nodes have.
+FOREIGN = ["base_frame_id", "map_frame", "robot_base_frame", "wheel_width", "vehicle_height", "front_overhang",
+           "frame_id", "odom_frame", "odom_topic", "publish_rate", "lidar_topic", "robot_name",
+           "diagnostic_updater.period", "lidar_driver.rpm"]
+
+
+def test_what_any_node_is_given_may_be_other_nodes_parameters(tmp_path, caplog):
+    """All told in one line; refused where the section is the node's own."""
+    values = "".join(f"    {name}: 1.0\n" for name in FOREIGN)
+    config = read(tmp_path, f"/**:\n  ros__parameters:\n    min_modalities: 2\n{values}")
+    assert config.collector.min_modalities == 2
+    record, = caplog.records
+    assert record.levelname == "WARNING" and all(name in record.message for name in FOREIGN)
+    assert "base_frame_id (meant base_frame?), map_frame, " in record.message
+    assert "lidar_driver.rpm (lidar_driver is none of inputs)" in record.message
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, f"mss_perception:\n  ros__parameters:\n{values}")
+    assert all(name in str(error.value) for name in FOREIGN)
+    with pytest.raises(ConfigError, match="robot_name"):    # given to any node, and then to this one
+        read(tmp_path, "/**: {ros__parameters: {robot_name: a}}\nmss_perception: {ros__parameters: {robot_name: b}}")
+
+
+@pytest.mark.parametrize("name", ["lidar.ofset_sec", "lidar.x", "radar.topic", "chekpoint", "deadline_secs",
+                                  "target_camera", "publish_point", "tick_sources", "lidr.topic"])
+def test_what_was_surely_meant_for_this_node_is_refused_wherever_it_stands(tmp_path, name):
+    with pytest.raises(ConfigError, match=name):
+        read(tmp_path, f"/**: {{ros__parameters: {{{name}: 1.0}}}}")
 
 
 @pytest.mark.parametrize("name", ["mss_perception", "/mss_perception", "/**/mss_perception", "/**", "/*"])
@@ -58,7 +98,12 @@ def test_a_plain_mapping_serves_as_well(tmp_path):
     ("/other: {ros__parameters: {tick_rate_hz: 7}}", "has parameters of /other, none of mss_perception"),
     ("/left/mss_perception: {ros__parameters: {}}\n/right/mss_perception: {ros__parameters: {}}",
      "parameters of several nodes, /left/mss_perception, /right/mss_perception; give a file of one"),
-    ("/**: {ros__parameters: {model_log: 7}}", "unknown parameter 'model_log'"),
+    ("mss_perception: {ros__parameters: {model_log: 7}}", "unknown parameter 'model_log'"),
+    ("/**: {ros__parameters: {width: 8}}\n/**: {}", r"'/\*\*' is given twice \(line 2"),
+    ("a: {ros__parameters: {}}\nmss_perception: {ros__parameters: {lidar: {queue: 1, queue: 2}}}",
+     r"'queue' is given twice \(line 2, column 54\)"),
+    ("robot: {ros__parameters: {}}\nother: {robot: {ros__parameters: {}}}",
+     "has parameters of robot, other/robot, none of mss_perception"),
     ("/**: {ros__parameters: {tick_rat_hz: 7}}", "meant tick_rate_hz"),
     ("/**: {ros__parameters: [tick_rate_hz]}", r"/\*\*'s ros__parameters must be a mapping"),
     ("/**: {ros__parameters: }", r"/\*\*'s ros__parameters must be a mapping of parameters, {} for none"),
@@ -82,7 +127,9 @@ def test_a_plain_mapping_serves_as_well(tmp_path):
     ("rgb: {topic: /}", r"rgb\.topic = '/' is no topic"),
     ("&a {rgb: *a}", r"aliases \(\*\) are not supported.* \(line 1, column 10\)"),
     ("{[1]: 2}", "a sequence stands where a name should"),
-    ("on: 2", "'on' stands where a name should"),
+    ("on: 2", "unknown parameter 'on'"),
+    ("lidar: {1: 2}", r"unknown parameter 'lidar\.1'"),
+    ("rgb: {frame_id: y}", r"rgb\.frame_id = True is bool, must be str"),
     ("[" * 3000, "nested more than 32 deep"),
     ("a: !!python/object:os.system {}", "could not determine a constructor"),
     ("a: !!int x", "holds a value that cannot be read"),
@@ -123,10 +170,11 @@ def test_values_are_read_as_ros_reads_them(tmp_path):
     """What rcl_yaml_param_parser makes of the same text; PyYAML's own loader differs in those of its own line."""
     text = ("a: 1e-3\nb: 2001-01-02\nc: 1:30\nd: 1_000\n"
             "e: 5\nf: -2.5\ng: true\nh: yes\ni: off\nj: text\nk: '5'\nl: 0x10\nm: 010\nn: .5\no: [1, 2.0]\np:\n"
-            "q: -.inf\n")
+            "q: -.inf\nr: y\ns: [N, n, Y]\nt: 'y'\n1: 2\n")
     (tmp_path / "values.yaml").write_text(text)
-    found = yaml_file.load(tmp_path / "values.yaml", "file")
-    assert [found[name] for name in "abcd"] == [0.001, "2001-01-02", "1:30", "1_000"]
+    found = yaml_file.load(tmp_path / "values.yaml", "file", parameters=True)
+    assert [found[name] for name in "abcdrst1"] == [0.001, "2001-01-02", "1:30", "1_000", True, [False, False, True],
+                                                    "y", 2]
     usual = yaml.safe_load(text)
     assert {name: found[name] for name in string.ascii_lowercase[4:17]} == \
         {name: usual[name] for name in string.ascii_lowercase[4:17]}
@@ -139,6 +187,13 @@ def test_every_wrong_value_is_named_at_once(tmp_path):
     assert all(words in str(first.value) for words in (
         "parameters.yaml", "'tick_rat_hz'; meant tick_rate_hz", "lidar.offset_sec = 7.0 is out of range",
         "lidar.topic = 5 is int, must be str", "late_policy = 'never' must be one of"))
+    with pytest.raises(ConfigError) as both:        # of one alone, and of several together
+        read(tmp_path, "tick_source: [nope]\nlidar: {ofset_sec: 1.0}\nrgb: {topic: ''}")
+    assert all(words in str(both.value) for words in (
+        "'lidar.ofset_sec'; meant lidar.offset_sec", "tick_source names 'nope'", "rgb.topic is empty"))
+    with pytest.raises(ConfigError) as inputs:      # the rest is not judged by other inputs than are meant
+        read(tmp_path, "inputs: [rgb_left, sonar]\ntarget_cameras: [rgb_left]")
+    assert "'sonar'" in str(inputs.value) and "target_cameras" not in str(inputs.value)
     with pytest.raises(ConfigError) as second:      # and, where each is right, all that does not go together
         read(tmp_path, "tick_source: [radar]\ntarget_cameras: [lidar]\nrgb.topic: ''\ndepth.topic: points\n"
                        "lidar.view: a")

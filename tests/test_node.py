@@ -149,13 +149,14 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
      ["radar.topic is given, but radar is none of inputs = [rgb, lidar, lidar_rear]"]),
     (["inputs:=[rgb, lidar, lidar_rear]"], ["lidar_rear.topic is empty; the input lidar_rear needs a topic"]),
     (["rgb.message_type:=sensor_msgs/msg/PointCloud2"], ["rgb.message_type", "CompressedImage"]),
+    (["device:=cuda:99"], ["cannot configure", "device 'cuda:99'"]),
     (["calibration_file:=/nowhere/calibration.yaml"], ["cannot activate", "/nowhere/calibration.yaml"]),
 ])
-def test_what_is_wrong_at_the_start_is_named_and_status_1(network, monkeypatch, capfd, parameters, words):
+def test_what_is_wrong_at_the_start_is_named_and_status_2(network, monkeypatch, capfd, parameters, words):
     """In this process: to start another takes seconds."""
     monkeypatch.setenv("ROS_DOMAIN_ID", str(live.free_domain()))
     given = [f"checkpoint:={network}", *parameters]
-    assert main(["--ros-args", *(word for one in given for word in ("-p", one))]) == 1
+    assert main(["--ros-args", *(word for one in given for word in ("-p", one))]) == 2
     written = capfd.readouterr().err
     assert all(word in written for word in words), written
     assert "Traceback" not in written
@@ -166,7 +167,7 @@ def test_messages_of_a_package_that_is_not_installed_end_the_process(start):
     if missing is None:
         pytest.skip("all event packages are installed here")
     node = start(f"event.message_type:={missing}/msg/EventArray")
-    assert node.popen.wait(60) == 1
+    assert node.popen.wait(60) == 2
     assert all(words in node.last_words() for words in (
         f"event.message_type = {missing}/msg/EventArray", f"package {missing} cannot be imported",
         f"ros-$ROS_DISTRO-{missing.replace('_', '-')}")), node.last_words()

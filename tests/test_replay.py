@@ -16,6 +16,7 @@ import pytest
 
 from mss_perception import messages, replay
 from mss_perception.bags import BagWriter, read_bag
+from mss_perception.calibration import CalibrationError
 from mss_perception.camera import Camera
 from mss_perception.config import Config, ConfigError
 from mss_perception.mask_message import read_mask_message
@@ -414,7 +415,18 @@ def test_a_camera_of_the_calibration_that_no_input_has_is_told(recording, tmp_pa
     camera = "{frame_id: a, width: 96, height: 64, K: [80, 0, 47.5, 0, 80, 31.5, 0, 0, 1]}"
     (tmp_path / "calibration.yaml").write_text(f"cameras: {{rgb_left: {camera}}}")
     run(recording, tmp_path / "out", values={"calibration_file": str(tmp_path / "calibration.yaml")}, limit_sec=0.3)
-    assert "calibration_file has a camera 'rgb_left', but no input is named so" in caplog.text
+    record, = (one for one in caplog.records if "calibration_file" in one.message)
+    assert record.levelname == "WARNING" and "camera 'rgb_left' of calibration_file is not used" in record.message
+
+
+def test_a_mistake_in_the_calibration_shows_before_an_old_run_is_deleted(recording, tmp_path):
+    (tmp_path / "calibration.yaml").write_text("cameras: {rgb: {}}")
+    (tmp_path / "out").mkdir()
+    for name in ("run.json", "frames.jsonl"):
+        (tmp_path / "out" / name).write_text("{}")
+    with pytest.raises(CalibrationError, match="camera 'rgb' must have"):
+        run(recording, tmp_path / "out", values={"calibration_file": str(tmp_path / "calibration.yaml")})
+    assert (tmp_path / "out/frames.jsonl").exists()
 
 
 def test_labels_of_another_size_are_an_error_not_a_score(recording, tmp_path):

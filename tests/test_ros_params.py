@@ -8,7 +8,7 @@ rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: there is no
 from rclpy.node import Node  # noqa: E402
 
 from mss_perception import check, node, ros_params  # noqa: E402
-from mss_perception.config import ConfigError  # noqa: E402
+from mss_perception.config import Config, ConfigError  # noqa: E402
 from mss_perception.ros_process import leave  # noqa: E402
 
 
@@ -39,11 +39,43 @@ def test_a_misspelt_parameter_is_refused_as_replay_refuses_it(declared, tmp_path
     assert text.count("width = ") <= 1 and "NoneType" not in text
 
 
-def test_parameters_for_other_nodes_in_a_common_file_are_no_mistakes(declared, tmp_path):
+def test_parameters_for_other_nodes_in_a_common_file_are_no_mistakes(declared, tmp_path, capfd):
     file = tmp_path / "robot.yaml"
-    file.write_text("/**:\n  ros__parameters: {robot_name: anna, wheel: {radius: 0.3}, tick_rate_hz: 4.0}\n")
+    file.write_text("/**:\n  ros__parameters: {robot_name: anna, wheel: {radius: 0.3}, tick_rate_hz: 4.0,\n"
+                    "                    vehicle_height: 2.5, base_frame_id: base_link, lidar_driver: {rpm: 600}}\n")
     _, config = declared("--params-file", str(file))
     assert config.collector.tick_rate_hz == 4.0
+    line, = (line for line in capfd.readouterr().err.splitlines() if "ignored" in line)
+    assert "[WARN]" in line and all(words in line for words in (
+        "robot_name", "wheel.radius", "vehicle_height", "base_frame_id (meant base_frame?)",
+        "lidar_driver.rpm (lidar_driver is none of inputs)"))
+
+
+def test_all_that_is_wrong_is_named_at_once(declared):
+    with pytest.raises(ConfigError) as error:
+        declared("-p", "lidar.ofset_sec:=1.0", "-p", "tick_source:=[nope]", "-p", "rgb.topic:=''", "-p", "width:=-1",
+                 "-p", "autostart:=5")
+    assert all(words in str(error.value) for words in (
+        "'lidar.ofset_sec'; meant lidar.offset_sec", "tick_source names 'nope'", "rgb.topic is empty", "width",
+        "autostart"))
+    with pytest.raises(ConfigError) as error:
+        declared("-p", "inputs:=[rgb_left, sonar]", "-p", "target_cameras:=[rgb_left]")
+    assert "'sonar'" in str(error.value) and "target_cameras" not in str(error.value)
+
+
+# The oracle of parameter_file.py: rcl itself, by the values that the node gets.
+@pytest.mark.parametrize("text", [
+    "/**: {ros__parameters: {publish_points: n, undistort: Y, rgb: {frame_id: 'y'}}}",
+    "a: {ros__parameters: {b: {1: x, on: y, ~: z}, c: 1, c: 2}}\n/**: {ros__parameters: {width: 8, 1: 2, on: 3}}",
+    "mss_perception: {ros__parameters: {width: 8, height: 010}}\n/**: {ros__parameters: {width: 16}}",
+    "/**: {ros__parameters: {width: 16}, mss_perception: {ros__parameters: {width: 0x8}}}",
+    "/*: {ros__parameters: {width: 16, deadline_sec: 1e-1}}",
+])
+def test_replay_reads_a_parameter_file_as_the_node_does(declared, tmp_path, text):
+    file = tmp_path / "parameters.yaml"
+    file.write_text(text)
+    _, config = declared("--params-file", str(file))
+    assert config == Config.from_yaml(file) != Config()
 
 
 def test_parameters_of_ros_itself_are_no_mistakes(declared):
