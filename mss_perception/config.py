@@ -52,7 +52,8 @@ class InputConfig:
     offset_sec: float = parameter(0.0, "Stamp of the sensor minus reference time, seconds", low=-1.0, high=1.0)
     tolerance_sec: float = parameter(0.03, "Largest |stamp - offset - t_ref| of a match, seconds", low=0.0, high=1.0)
     hold_sec: float = parameter(0.0, "Reuse a sample up to this much older, seconds; 0 never", low=0.0, high=10.0)
-    queue: int = parameter(10, "Samples kept for matching", low=1, high=1000)
+    queue: int = parameter(10, "Samples kept for matching, not counting those that open sets would take", low=1,
+                           high=1000)
     max_bytes: int = parameter(256 << 20, "Bytes kept for matching; the oldest arrival goes first", low=1 << 16)
     missing_after: int = parameter(3, "Misses in a row, in the input's own periods, until no set waits for it",
                                    low=1, high=100)
