@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import boxes
@@ -219,6 +220,8 @@ def test_a_camera_of_the_calibration_that_no_input_has_is_told(tmp_path, caplog)
         f"/**:\n  ros__parameters:\n    inputs: [rgb, rgb_left]\n    target_cameras: [rgb, rgb_left]\n"
         f"    rgb: {{view: rgb}}\n    rgb_left: {{topic: left}}\n    robot_name: anna\n"
         f"    calibration_file: {tmp_path}/calibration.yaml\n")
+    caplog.set_level(logging.ERROR)     # as main does, but under pytest cannot
+    caplog.handler.setLevel(logging.NOTSET)
     _, report = checked(boxes.write_bag(tmp_path / "bag", seconds=0.5), tmp_path, "--config", tmp_path / "config.yaml")
     assert any("'rgb_letf'" in note and "meant rgb_left?" in note for note in report["notes"]), report["notes"]
     assert "are ignored: robot_name" in caplog.text
