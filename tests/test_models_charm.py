@@ -96,9 +96,10 @@ def test_sampling_frequencies(sampling, sign):
     scale, count = Scale(8, 1, NAMES, 0, 4, "softmax", sampling), 40_000
     r = torch.tensor([[0.1, 0.3], [0.0, 1.0], [0.9, 0.5]])  # means 0.2, 0.5, 0.7 over a map of two pixels
     torch.manual_seed(0)
-    draws = scale.sample(r.view(3, 1, 1, 2).expand(-1, count, -1, -1), torch.ones(3, count).bool())
+    s_m, draws = scale.sample(r.view(3, 1, 1, 2).expand(-1, count, -1, -1), torch.ones(3, count).bool())
     weights = torch.tensor([0.2, 0.5, 0.7]).mul(sign).exp()
     expected = weights / weights.sum()
+    torch.testing.assert_close(s_m, expected[:, None].expand(3, count))
     joint = torch.bincount(3 * draws[0] + draws[1], minlength=9).view(3, 3) / count
     torch.testing.assert_close(joint, torch.outer(expected, expected), rtol=0, atol=0.01)  # independent; sd 0.002
 
@@ -108,7 +109,8 @@ def test_absent_modalities_are_neither_sampled_nor_in_the_context():
     mask = mask.repeat(1, 500)
     scale = Scale(8, 1, NAMES, 0, 4, "softmax", "softmin")
     torch.manual_seed(0)
-    draws = scale.sample(torch.rand(3, 1500, 2, 2), mask)
+    s_m, draws = scale.sample(torch.rand(3, 1500, 2, 2), mask)
+    assert torch.equal(s_m > 0, mask)
     assert bool(mask.gather(0, draws).all())
     drawn = reassembly(mask, 4, 6)
     assert drawn.shape == (1500, 4, 6)
@@ -192,7 +194,28 @@ def test_what_each_row_of_the_ablation_has(variant, units, terms):
     assert [[unit.shift for unit in scale.units] for scale in model.scales] in ([], [[0, 4][:units]] * 4)
     images, present, labels = batch_of(2, *NAMES)
     _, logs = model.loss({"images": images, "present": present, "labels": labels})
-    assert set(logs) == {"loss"} | terms
+    shares = {f"s{i}_{name}" for i in range(1, 5) for name in NAMES} if "L_InE" in terms else set()
+    assert set(logs) == {"loss"} | terms | shares
+
+
+@torch.no_grad()
+def test_the_log_has_the_mean_shares_of_every_scale():
+    model = build(variant="d")
+    shaken(model.scales)
+    images, _, labels = batch_of(2, *NAMES)
+    present = {name: torch.tensor([True, name != "depth"]) for name in NAMES}
+    _, logs = model.loss({"images": images, "present": present, "labels": labels})
+    for i, scale in enumerate(model.scales):
+        shares = dict.fromkeys(NAMES, 0.0)
+        for b in range(2):
+            there = [name for name in NAMES if present[name][b]]
+            maps = [scale.projectors[name](model.backbone(images[name][b : b + 1])[i]) for name in there]
+            scores = torch.stack([(scale.evaluator.weight[0][:, None, None] * one[0]).sum(0) for one in maps])
+            weights = scores.softmax(0).mean((1, 2)).neg().exp()
+            for name, weight in zip(there, weights, strict=True):
+                shares[name] += float(weight / weights.sum()) / 2
+        assert {name: float(logs[f"s{i + 1}_{name}"]) for name in NAMES} == pytest.approx(shares, abs=1e-4)
+        assert sum(shares.values()) == pytest.approx(1) and len(set(shares.values())) == len(NAMES)
 
 
 @torch.no_grad()

@@ -58,6 +58,7 @@ def test_colcon_installs_every_module_and_the_network(workspace):
         missing = {str(name) for name in expected if not (site / name).is_file()}
         assert not missing, f"not installed (is the package listed in setup.py?): {sorted(missing)}"
     assert list((site / "mss_models/checkpoints").glob("*.safetensors")), "the shipped network is not installed"
+    assert (site / "mss_models/minilm_deliver.json").is_file()
 
 
 def test_installed_executable_names_its_arguments(workspace):

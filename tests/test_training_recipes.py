@@ -183,8 +183,9 @@ def test_the_same_budget_for_all(name):
     recipe = find_recipe(name)
     before = find_recipe(recipe.teacher).iterations if recipe.teacher else 0
     assert before + recipe.iterations == MINI.iterations
-    own = ("name", "system", "options", "modality_dropout", "teacher", "iterations")
+    own = ("name", "system", "options", "modality_dropout", "teacher", "text_teacher", "iterations")
     assert dataclasses.replace(recipe, **{one: getattr(MINI, one) for one in own}) == MINI
+    assert bool(recipe.text_teacher) == (recipe.system == "any2seg")
 
 
 def test_students_alone_train_with_modalities_missing():
@@ -203,11 +204,12 @@ def test_students_alone_train_with_modalities_missing():
 # --- training --------------------------------------------------------------------------------------------------------
 
 TERMS = {"anyseg": {"ohem", "kl", "umd", "cmd"}, "robustseg": {"ohem", "kl", "prototype", "regularisation"},
-         "magic": {"L_M", "L_S", "L_C"}, "magic_plus": {"L_M", "L_S", "L_C"}, "any2seg": {"L_sup"},
+         "magic": {"L_M", "L_S", "L_C"}, "magic_plus": {"L_M", "L_S", "L_C"}, "any2seg": {"L_sup", "L_se"},
          "charm": {"L_CoL", "L_InE"}}
 
 
-@pytest.mark.parametrize("name", [f"{one}-mini" for one in (*SYSTEMS, "robustseg-zero", "robustseg-letter")])
+@pytest.mark.parametrize("name", [f"{one}-mini" for one in (*SYSTEMS, "any2seg-selection", "robustseg-zero",
+                                                            "robustseg-letter")])
 def test_the_small_recipes_train(name, tree, teacher, tmp_path):
     recipe = small(name)
     train(recipe, tree, tmp_path, teacher=teacher if recipe.teacher else None)

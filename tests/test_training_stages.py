@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from deliver_tree import write_tree
 
 from mss_models import checkpoint as checkpoints
+from training.batches import make_batch
+from training.datasets.deliver import Deliver
 from training.loop import train
-from training.recipe import RecipeError
+from training.recipe import RecipeError, override
 from training.recipes import find_recipe
 from training.stages import recipes_of, resolve, seconds_of, train_stages
 from training.train import main
@@ -54,6 +57,25 @@ def test_the_teacher_follows_its_student(recipes):
         resolve(find_recipe("debug"), ["teacher.iterations=3"])
     with pytest.raises(RecipeError, match="no field 'itertions'.*'iterations'"):
         resolve(find_recipe("robustseg-mini"), ["teacher.itertions=3"])
+
+
+@pytest.mark.parametrize("name", ["robustseg-mini", "anyseg-mini"])
+@pytest.mark.parametrize("settings", [[], ["teacher=''"]], ids=["own teacher", "a teacher from elsewhere"])
+def test_a_student_sees_other_views_than_its_teacher(tree, name, settings):
+    """In every iteration; and frame by frame as often, in epochs."""
+    student, teacher = resolve(find_recipe(name), [*SMALL[:-1], "iterations=16", "teacher.iterations=16",
+                                                   f"teacher.{PHASES}"])
+    student = override(student, settings)
+    data = Deliver(tree, "train", cache=True)
+    seen = [[make_batch(data, one, i) for i in range(16)] for one in (student, teacher)]
+    for run in seen:
+        epochs = np.array([names for names, _ in run]).reshape(-1, len(data))
+        assert all(set(epoch) == {one.name for one in data.frames} for epoch in epochs)
+    assert [names for names, _ in seen[0]] != [names for names, _ in seen[1]]
+    labels = [[view for _, batch in run for view in batch["labels"]] for run in seen]
+    assert not any(torch.equal(one, other) for one, other in zip(*labels, strict=True))
+    again = make_batch(data, student, 3)[1]
+    assert all(torch.equal(again["images"][one], seen[0][3][1]["images"][one]) for one in again["images"])
 
 
 def same_states(*folders):

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from mss_models.systems import SYSTEMS
+from mss_models.systems.anyseg import Student
 from training.datasets.dataset import Dataset
 from training.recipe import Recipe, RecipeError
 from training.transforms import INTENSITY, augment, collate, draw_present
@@ -30,6 +32,9 @@ def make_batch(dataset: Dataset, recipe: Recipe, iteration: int,
                part: tuple[int, int] = (0, 1)) -> tuple[list[str], dict]:
     """The frame names and the batch of an iteration: images uint8 (B, H, W, 3), labels (B, H, W), and two masks (B,).
 
+    A student's draws are others than its teacher's of the same seed: together they see as many different views as a
+    system that learns alone.
+
     `available`: what the frames have, for a teacher; `present`: what modality dropout leaves of it, or all of it where
     dropout would leave nothing. A function of the recipe and the iteration alone. Frames come in epochs, each a
     permutation of the data set.
@@ -42,15 +47,16 @@ def make_batch(dataset: Dataset, recipe: Recipe, iteration: int,
     seen = recipe.samples_before(iteration)
     pads = {name: one.nothing for name, one in dataset.encodings.items()}
     samples = []
+    stage = 3 if issubclass(SYSTEMS[recipe.system], Student) else 0  # random keys 0 to 2; a student's 3 to 5
     for number in mine:
         at = seen + number
-        frame = _shuffled(len(dataset), recipe.seed, at // len(dataset))[at % len(dataset)]
-        rng = np.random.default_rng([recipe.seed, 1, iteration, number])  # of this sample alone
+        frame = _shuffled(len(dataset), recipe.seed, stage, at // len(dataset))[at % len(dataset)]
+        rng = np.random.default_rng([recipe.seed, stage + 1, iteration, number])  # of this sample alone
         samples.append(augment(dataset[frame], phase.crop, phase.scale, recipe.augment, rng, pads))
     images, labels = collate(samples)
     available = {name: torch.tensor([name not in one.missing for one in samples]) for name in dataset.modalities}
     present = draw_present(recipe.modality_dropout, phase.batch, dataset.modalities,
-                           np.random.default_rng([recipe.seed, 2, iteration]))  # the same draw for all parts
+                           np.random.default_rng([recipe.seed, stage + 2, iteration]))  # the same draw for all parts
     present = restricted({name: mask[mine.start : mine.stop] for name, mask in present.items()}, available)
     return ([one.name for one in samples],
             {"images": images, "present": present, "available": available, "labels": labels})
@@ -81,5 +87,5 @@ def check_augmentation(recipe: Recipe, dataset: Dataset) -> None:
 
 
 @functools.lru_cache(maxsize=4)
-def _shuffled(count: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng([seed, 0, epoch]).permutation(count)
+def _shuffled(count: int, seed: int, key: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, key, epoch]).permutation(count)

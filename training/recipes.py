@@ -82,6 +82,9 @@ def mini_student(system: str, name: str = "", **changes: Any) -> Recipe:
 # What the letter leads to is robustseg-letter-mini.
 POINT: dict[str, Any] = {"regularisation": "point"}
 
+# LSCD without its visual teacher, LanguageBind, whose files are the user's own.
+TEXTS: dict[str, Any] = {"text_teacher": "minilm-deliver"}
+
 # Who trains with modalities missing: the students alone, and the shipped network.
 RECIPES: list[Recipe] = [
     # The shipped network: from scratch on our own recordings, in about 40 minutes of two CPU cores with bf16 units.
@@ -104,7 +107,8 @@ RECIPES: list[Recipe] = [
     mini("stitchfusion"),
     mini("magic"),
     mini("magic_plus"),
-    mini("any2seg"),
+    mini("any2seg", **TEXTS),
+    *[mini("any2seg", f"any2seg-{one}", options={"fusion": one}, **TEXTS) for one in ("balance", "selection")],
     mini_student("anyseg"),
     mini_student("robustseg", options=POINT),
     mini_student("robustseg", "robustseg-zero", options=POINT | {"missing": "zero"}),

@@ -45,6 +45,8 @@ PLAN: list[Run] = [
     Run("charm-d", "charm-d-mini"),
     Run("charm-uniform", "charm-uniform-mini"),
     Run("charm-softmax", "charm-softmax-mini"),
+    Run("any2seg-balance", "any2seg-balance-mini"),
+    Run("any2seg-selection", "any2seg-selection-mini"),
     Run("robustseg-matched", "robustseg-matched-mini", teacher="teacher"),
     Run("equiseg-no_guidance", "equiseg-no_guidance-mini"),
     Run("equiseg-no_addition", "equiseg-no_addition-mini"),

@@ -26,6 +26,7 @@ from mss_models.system import System
 from mss_models.teachers import Teacher
 
 LOG = logging.getLogger(__name__)
+FUSIONS = ("both", "balance", "selection")
 TIE = 1e-3  # cosines closer than this count as equal
 
 
@@ -34,6 +35,8 @@ class Any2Seg(System):
 
     steps: how often the MFF refines f_ma, T. The paper feeds f_ma^t back as the input of iteration t+1; here all
     iterations are within one forward, so that the output depends on the input alone.
+    fusion: what f_ma is, FUSIONS, rows of the paper's table 6: f_mb + f_ms, f_mb alone ("re-weight") or f_ms alone
+    ("selection", which still compares with f_mb).
 
     The teacher is no part of the network: `learn_from` names it before training. Without one there is only L_sup.
     """
@@ -44,12 +47,14 @@ class Any2Seg(System):
             "description, from the class names in the labels")
 
     def __init__(self, modalities: Sequence[str], num_classes: int, backbone: str = "B0", head_width: int = 256,
-                 drop_path: float = 0.1, dropout: float = 0.1, steps: int = 1) -> None:
+                 drop_path: float = 0.1, dropout: float = 0.1, steps: int = 1, fusion: str = "both") -> None:
         super().__init__(system="any2seg", modalities=tuple(modalities), num_classes=num_classes, backbone=backbone,
-                         head_width=head_width, drop_path=drop_path, dropout=dropout, steps=steps)
+                         head_width=head_width, drop_path=drop_path, dropout=dropout, steps=steps, fusion=fusion)
         if steps < 1:
             raise ValueError(f"steps = {steps}; at least 1 is needed")
-        self.steps = steps
+        if fusion not in FUSIONS:
+            raise ValueError(f"fusion = {fusion!r} is unknown; known: {', '.join(FUSIONS)}")
+        self.steps, self.fusion = steps, fusion
         self.backbone = create_backbone(backbone, drop_path)
         self.head = SegFormerHead(self.backbone.channels, head_width, num_classes, dropout)
         self.teacher: Teacher | None = None
@@ -64,7 +69,7 @@ class Any2Seg(System):
         The paper fuses "the high-level feature maps"; its head reads four (ours: so each of the four is fused).
         """
         features, mask = encode_present(self.backbone, images, present, self.dense)
-        return features, [fuse_features(one, mask, self.steps) for one in features], mask
+        return features, [fuse_features(one, mask, self.steps, self.fusion) for one in features], mask
 
     def learn_from(self, teacher: Teacher) -> None:
         """Set the teacher of LSCD. Raises ValueError if its classes are not as many as the network's."""
@@ -98,13 +103,17 @@ class Any2Seg(System):
         return value, {"loss": value.detach()} | {name: term.detach() for name, term in terms.items()}
 
 
-def fuse_features(features: Tensor, mask: Tensor, steps: int = 1) -> Tensor:
-    """MFF: (M, B, C, h, w), mask (M, B) bool -> f_ma (B, C, h, w)."""
+def fuse_features(features: Tensor, mask: Tensor, steps: int = 1, fusion: str = "both") -> Tensor:
+    """MFF: (M, B, C, h, w), mask (M, B) bool -> f_ma (B, C, h, w). fusion: one of FUSIONS."""
     f_ma = mean_over_present(features, mask)  # f_ma^0
     for _ in range(steps):
         corr = cosine_to(f_ma, features).to(features.dtype)  # M_corr, one number per modality and sample: (M, B)
         f_mb = mean_over_present(corr[:, :, None, None, None] * features, mask)  # modality-balanced
-        f_ma = f_mb + select_elements(features, f_mb, mask)
+        if fusion == "balance":
+            f_ma = f_mb
+        else:
+            f_ms = select_elements(features, f_mb, mask)
+            f_ma = f_ms if fusion == "selection" else f_mb + f_ms
     return f_ma
 
 

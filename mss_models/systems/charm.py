@@ -85,8 +85,12 @@ class CHARM(System):
         fused = self.fuse(images, present, learning=False)
         return resize(self.head(fused).float(), next(iter(images.values())).shape[-2:])
 
-    def fuse(self, images: dict[str, Tensor], present: dict[str, Tensor], learning: bool) -> list[Tensor]:
-        """f_CoL, 4 x (B, C, h, w). When learning, with InE: f_CoL and after it f_InE, 4 x (2B, C, h, w)."""
+    def fuse(self, images: dict[str, Tensor], present: dict[str, Tensor], learning: bool,
+             shares: list[Tensor] | None = None) -> list[Tensor]:
+        """f_CoL, 4 x (B, C, h, w). When learning, with InE: f_CoL and after it f_InE, 4 x (2B, C, h, w).
+
+        shares: gets the s_m (M, B) that InE samples by, one per scale.
+        """
         # eq. 2: 4 x (M, B, C, h, w), (M, B)
         features, mask = encode_present(self.backbone, images, present, self.dense)
         if self.variant == "a":
@@ -94,16 +98,20 @@ class CHARM(System):
         complete = not self.dense and all(bool(one.all()) for one in present.values())
         fused: list[Tensor] = []
         for i, (scale, f_m) in enumerate(zip(self.scales, features, strict=True)):
-            x = scale(f_m, mask, list(images), learning, complete)  # (B or 2B, h, w, C)
+            x = scale(f_m, mask, list(images), learning, complete, shares)  # (B or 2B, h, w, C)
             if i:  # "added between scales to fuse them progressively" (figure 2), each path for itself
                 x = x + convolve(self.steps[i - 1], fused[-1])
             fused.append(x)
         return [one.permute(0, 3, 1, 2) for one in fused]
 
     def loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_MaSS, eq. 7. Random (torch's generator): where each context pixel and each InE map comes from."""
+        """L_MaSS, eq. 7. Random (torch's generator): where each context pixel and each InE map comes from.
+
+        The log has, besides the terms, InE's mean shares over the samples, `s1_rgb` to `s4_...` by scale and modality.
+        """
         images, present, (height, width) = self.prepare(batch["images"], batch["present"])
-        fused = self.fuse(images, present, learning=True)
+        shares: list[Tensor] = []
+        fused = self.fuse(images, present, learning=True, shares=shares)
         padded = next(iter(images.values())).shape[-2:]
         logits = resize(self.head(fused).float(), padded)[..., :height, :width]  # both paths as one batch
         names = ("L_CoL", "L_InE")  # eq. 6
@@ -111,6 +119,8 @@ class CHARM(System):
                  for name, path in zip(names, logits.split(len(batch["labels"])), strict=False)}
         weights = dict(zip(names, (self.col_weight, self.ine_weight), strict=True))
         value = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+        terms |= {f"s{i}_{name}": share for i, s_m in enumerate(shares, 1)
+                  for name, share in zip(images, s_m.mean(dim=1), strict=True)}
         return value, {"loss": value.detach()} | {name: term.detach() for name, term in terms.items()}
 
 
@@ -132,10 +142,11 @@ class Scale(nn.Module):
         self.units = nn.ModuleList(MPU(channels, heads, modalities, window, shift=window // 2 if i % 2 else 0)
                                    for i in range(blocks))
 
-    def forward(self, f_m: Tensor, mask: Tensor, names: Sequence[str], learning: bool, complete: bool) -> Tensor:
+    def forward(self, f_m: Tensor, mask: Tensor, names: Sequence[str], learning: bool, complete: bool,
+                shares: list[Tensor] | None = None) -> Tensor:
         """f_m (M, B, C, h, w) of the modalities `names`, mask (M, B) bool; complete: it is all true.
 
-        Learning with InE gives (2B, h, w, C), f_CoL and after it f_InE.
+        Learning with InE gives (2B, h, w, C), f_CoL and after it f_InE; `shares` gets the s_m (M, B) of its sampling.
         """
         projected = torch.stack([self.projectors[name](one) for name, one in zip(names, f_m, strict=True)])
         x = projected.permute(0, 1, 3, 4, 2)  # f_m->se, (M, B, h, w, C)
@@ -146,7 +157,9 @@ class Scale(nn.Module):
             drawn = reassembly(mask, *x.shape[2:4])  # of f_re (section 2.4), one for all blocks: (B, h, w)
             if self.sampling:
                 # Section 2.5 has "f_sa_1 and f_sa_1": ours are two draws, the first asks, the second is asked.
-                asks, asked = self.sample(r, mask)
+                s_m, (asks, asked) = self.sample(r, mask)
+                if shares is not None:
+                    shares.append(s_m)
                 f_se = torch.cat((f_se, pick(x, asks)))  # (2B, h, w, C)
                 drawn = torch.cat((drawn, asked[:, None, None].expand_as(drawn)))
         for unit in self.units:
@@ -160,13 +173,13 @@ class Scale(nn.Module):
         return scores.softmax(dim=0) if self.robustness == "softmax" else scores.sigmoid()
 
     @torch.no_grad()
-    def sample(self, r: Tensor, mask: Tensor) -> Tensor:
-        """Two independent draws of a present modality per sample, (2, B) int64, by the scores r (M, B, h, w).
+    def sample(self, r: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """By the scores r (M, B, h, w): s_m (M, B), 0 where absent, and two independent draws by it, (2, B) int64.
 
         s_m = SoftMin of the scores' means over the map (eq. 5), or what `sampling` says.
         """
-        s_m = (SAMPLINGS[self.sampling] * r.mean(dim=(2, 3))).masked_fill(~mask, -torch.inf).softmax(dim=0)  # (M, B)
-        return torch.multinomial(s_m.T, 2, replacement=True).T
+        s_m = (SAMPLINGS[self.sampling] * r.mean(dim=(2, 3))).masked_fill(~mask, -torch.inf).softmax(dim=0)
+        return s_m, torch.multinomial(s_m.T, 2, replacement=True).T
 
 
 def reassembly(mask: Tensor, height: int, width: int) -> Tensor:
