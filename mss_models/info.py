@@ -71,16 +71,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help="default: " + " ".join(TABLE_MODALITIES))
     parser.add_argument("--classes", type=int, default=25, help="number of classes (default: %(default)s)")
     options = parser.parse_args(arguments)
+    for name, value, least in (("--classes", options.classes, 2), ("--head-width", options.head_width, 1)):
+        if value < least:
+            print(f"error: {name} {value}: at least {least} needed", file=sys.stderr)
+            return 2
     names = [options.system] if options.system else list(SYSTEMS)
-    rows = []
+    rows, errors = [], []
     for name in names:
         try:
             rows.append(describe(name, options.backbone, options.head_width, options.modalities, options.classes))
         except ValueError as error:  # not every system works with every backbone
-            print(f"{name}: {error}", file=sys.stderr)
+            errors.append(f"{name}: {error}")
+    for error in errors if rows else errors[:1]:
+        print(error if rows else f"error: {error}", file=sys.stderr)
+    if not rows:
+        return 2
     if options.json:
         print(json.dumps(rows, indent=2))
-        return int(not rows)
+        return 0
     print(f"{'system':<16} {'backbone':<9} {'E':>4} {'modalities':<24} {'params M':>9} {'inference M':>11} "
           f"{'GFLOPs':>7} {'executed':>8}  source")
     for row in rows:
@@ -90,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for row in rows:
         if row["ours"]:
             print(f"ours in {row['system']}: {row['ours']}")
-    return int(not rows)
+    return 0
 
 
 if __name__ == "__main__":

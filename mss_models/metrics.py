@@ -61,9 +61,11 @@ class Confusion:
 
     @property
     def miou_present(self) -> float:
-        """Mean IoU over the classes that occur in targets or predictions; NaN when nothing was counted. In 0..1."""
-        iou = self.iou()
-        return float(np.nanmean(iou)) if self.pixels else float("nan")
+        """Mean IoU over the classes that occur in the targets; NaN when nothing was counted. In 0..1.
+
+        Whatever is predicted, the classes are the same: a class predicted but absent costs only the pixels it took.
+        """
+        return float(self.iou()[self.hist.sum(1) > 0].mean()) if self.pixels else float("nan")
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

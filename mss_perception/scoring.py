@@ -178,7 +178,7 @@ def confusion_of(records: Iterable[Mapping], label_set: LabelSet) -> Confusion:
 
 
 def miou(confusion: Confusion) -> float | None:
-    """Mean IoU in 0..1 over the classes that occur; None when no pixel was judged."""
+    """Mean IoU in 0..1 over the classes that occur in the truth; None when no pixel was judged."""
     return round(confusion.miou_present, 6) if confusion.pixels else None
 
 
@@ -190,7 +190,7 @@ def build_metrics(records: Sequence[Mapping], *, ticks: int, dropped: Mapping[st
     frames: t_ref, mask, expected (input -> bool, or None where either is right; None when nothing is known) and dropped
     of each record. mask_checked: those with an input that can be judged; mask_wrong: those of them where one differs,
     or that were dropped for another reason than too few inputs, or not in spite of it.
-    All of it but latency_ms is the same in two replays of one bag. mIoU is over the classes that occur.
+    All of it but latency_ms is the same in two replays of one bag. mIoU is over the classes that occur in the truth.
     """
     outputs = [record for record in records if not record.get("dropped")]
     frames = [{"t_ref": one["t_ref"], "mask": dict(one["mask"]), "dropped": one.get("dropped"),

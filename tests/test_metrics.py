@@ -37,9 +37,9 @@ def test_equals_a_loop(pair):
     np.testing.assert_allclose(confusion.iou(), iou)
     np.testing.assert_allclose(confusion.f1(), f1)
     np.testing.assert_allclose(confusion.acc(), acc)
-    assert np.isnan(iou[5]) and iou[3] == 0  # 3 is predicted but never true: present, with IoU 0
+    assert np.isnan(iou[5]) and iou[3] == 0  # 3 is predicted but never true
     assert confusion.miou_published == pytest.approx(np.nansum(iou) / 6)
-    assert confusion.miou_present == pytest.approx(np.nansum(iou) / 5)
+    assert confusion.miou_present == pytest.approx(np.mean([iou[c] for c in (0, 1, 2, 4)]))
     assert confusion.pixels == np.sum(target != 255)
 
 
@@ -54,6 +54,17 @@ def test_merging_equals_counting_at_once(pair):
     np.testing.assert_array_equal(whole.hist, parts.hist)
     with pytest.raises(ValueError, match="5"):
         parts += Confusion(5)
+
+
+def test_a_stray_pixel_of_an_absent_class_costs_a_pixel():
+    target = np.arange(1000) % 4
+    pred = target.copy()
+    confusion, before = Confusion(25), Confusion(25)
+    before.update(target, pred)
+    pred[0] = 24
+    confusion.update(target, pred)
+    assert before.miou_present == 1 and confusion.miou_present == pytest.approx(1 - 1 / 250 / 4)
+    assert confusion.miou_published == pytest.approx((4 - 1 / 250) / 25)
 
 
 def test_counts_stay_exact_beyond_float32():

@@ -62,9 +62,20 @@ def test_info_prints_a_row_per_system(capsys):
 
 
 def test_info_says_which_systems_cannot_use_a_backbone(capsys):
-    assert main(["--backbone", "Swin-T", "--json", "--system", "cmnext"]) == 1
+    assert main(["--backbone", "Swin-T", "--json"]) == 0
     printed = capsys.readouterr()
-    assert json.loads(printed.out) == [] and "cmnext: backbone 'Swin-T'" in printed.err
+    found = {row["system"] for row in json.loads(printed.out)}
+    assert "segformer_mean" in found and "cmnext" not in found and "cmnext: backbone 'Swin-T'" in printed.err
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["--classes", "0"], "--classes 0: at least 2"), (["--classes", "1", "--json"], "--classes 1: at least 2"),
+    (["--head-width", "0"], "--head-width 0: at least 1"),
+    (["--backbone", "Swin-T", "--system", "cmnext"], "cmnext: backbone 'Swin-T'")])
+def test_info_with_nothing_to_show_is_one_line(arguments, message, capsys):
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert not printed.out and printed.err.startswith("error: " + message) and printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["B0", "PVTv2-B0", "Swin-T"])

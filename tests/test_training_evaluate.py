@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -25,7 +26,8 @@ from training.datasets.deliver import Deliver
 from training.datasets.opening import open_dataset
 from training.processes import ProcessKilled, run
 from training.protocols import all_subsets, counts, key
-from training.report.published import is_published_data
+from training.report.page import _published
+from training.report.published import differences, is_published_data
 
 FULL = "rgb+depth+event+lidar"
 
@@ -87,7 +89,8 @@ def test_any_modal_against_the_runtime(everything, network, tree):
             iou.append(((target == c) & (seen == c)).sum() / union if union else np.nan)
         one = metrics["subsets"][key(subset)]
         assert one["miou_published"] == pytest.approx(100 * np.nansum(iou) / 25, abs=0.05)
-        assert one["miou_present"] == pytest.approx(100 * np.nanmean(iou), abs=0.05)
+        labelled = np.isin(range(25), target)
+        assert one["miou_present"] == pytest.approx(100 * np.mean(np.array(iou)[labelled]), abs=0.05)
         assert [value is None for value in one["iou"].values()] == list(np.isnan(iou))
         assert one["margin_present"] == pytest.approx(one["miou_present"] - metrics["prior"]["miou_present"], abs=0.011)
     assert sum(metrics["class_pixels"].values()) == 10 * 64 * 64
@@ -139,9 +142,90 @@ def test_report(everything):
     assert "<b>Other data.</b>" in page and ">50.03</td>" in page
     assert f"| {FULL} |" in table and "| RobustSeg's mean |" in table
     metrics = figures_of(everything)
-    public = metrics | {"recording": {"dataset": "DELIVER"}}
-    assert not is_published_data(metrics) and is_published_data(public)
-    assert not is_published_data(public | {"frames": 9}) and not is_published_data(public | {"label_set": "muses"})
+    assert metrics["skipped"] == {} and "Not counted" not in page + table
+
+
+PUBLIC = {"recording": {"dataset": "DELIVER", "variant": "hha"}, "label_set": "deliver", "split": "val", "frames": 9,
+          "frames_in_split": 9, "short_side": 1024, "score_at": "network", "window": None}
+
+
+@pytest.mark.parametrize("changes, wanted", [
+    ({}, []), ({"split": "test"}, ["split test .*published: val"]), ({"split": "train"}, ["split train"]),
+    ({"recording": {"dataset": "DELIVER", "variant": "metric"}}, ["variant metric .*hha or cafuser"]),
+    ({"frames": 8}, ["8 of its 9 frames"]), ({"short_side": None}, ["short side as it is .*1024"]),
+    ({"short_side": 512, "score_at": "labels"}, ["short side 512", "scored at the labels' size"]),
+    ({"window": 512}, ["windows of 512"]),
+    *(({"label_set": "mcubes", "split": split, "recording": {"dataset": "MCubeS", "variant": variant}}, wanted)
+      for split, variant, wanted in (("test", "own", []), ("val", "published", []), ("test", "published", []),
+                                     ("val", "own", ["split val in variant own"]), ("train", "own", ["split train"]))),
+    *(({"label_set": "muses", "split": split, "recording": {"dataset": "MUSES", "variant": variant}}, wanted)
+      for split, variant, wanted in (("val", "published", []), ("val", "raw", ["variant raw"]),
+                                     ("test", "published", ["split test"]))),
+    ({"label_set": "muses", "recording": {"dataset": "MUSES", "variant": "published"}, "short_side": None,
+      "score_at": "labels"}, []),  # it is 1024 x 1024
+])
+def test_what_is_unlike_the_published_evaluations(everything, changes, wanted):
+    metrics = PUBLIC | changes
+    assert is_published_data(metrics)
+    found = differences(metrics)
+    assert len(found) == len(wanted)
+    for one, pattern in zip(found, wanted, strict=True):
+        assert re.search(pattern, one)
+    if metrics["label_set"] == "deliver":
+        text = _published(figures_of(everything) | metrics)
+        assert "<b>Other data.</b>" not in text and ("<b>Scored otherwise.</b>" in text) == bool(wanted)
+        assert ('class="other"' in text) == bool(wanted)
+
+
+@pytest.mark.parametrize("changes", [{"label_set": "muses"}, {"recording": {"seed": 0}}])
+def test_other_data(everything, changes):
+    assert not is_published_data(PUBLIC | changes)
+    assert "<b>Other data.</b>" in _published(figures_of(everything) | PUBLIC | {"recording": {"seed": 0}})
+
+
+class Failing(Deliver):
+    """Frames 0 to 5 lack lidar, 4 to 7 lack rgb."""
+
+    def missing_in(self, frame):
+        at = self.frames.index(frame)
+        return frozenset({"lidar"} if at < 6 else ()) | frozenset({"rgb"} if 4 <= at < 8 else ())
+
+    def _read(self, frame):
+        one = super()._read(frame)
+        missing = self.missing_in(frame)
+        images = {name: np.zeros_like(image) if name in missing else image for name, image in one.images.items()}
+        return dataclasses.replace(one, images=images, missing=missing)
+
+
+def test_frames_with_nothing_left_are_told(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(counts, "open_dataset", lambda data, split, modalities, encodings, limit:
+                        Failing(data, split, modalities, encodings=encodings, limit=limit))
+    network = save(tmp_path / "two.safetensors", modalities=("rgb", "lidar"))
+    job = counts.Job(network, tree, precision="fp32")
+    metrics = evaluation.evaluate(job, tmp_path / "out", ["any-modal", "conditions", "emm"])
+    assert metrics["skipped"] == {"rgb": 4, "lidar": 6, "rgb+lidar": 2}
+    assert sum(metrics["class_pixels"].values()) == 10 * 64 * 64  # EMM's
+    assert metrics["conditions"]["night"]["lidar"] == {"miou_published": None, "miou_present": None}  # frames 0..4
+    assert metrics["conditions"]["sun"]["lidar"]["miou_present"] is not None
+    text = "gave nothing: 4 for rgb, 6 for lidar, 2 for rgb+lidar."
+    assert text in (tmp_path / "out/report.html").read_text() and text in (tmp_path / "out/table.md").read_text()
+    short = dataclasses.replace(job, frames=2)  # neither has lidar
+    metrics = evaluation.evaluate(short, tmp_path / "short", ["any-modal"])
+    one = metrics["summary"]["miou_present"]
+    assert metrics["subsets"]["lidar"]["miou_present"] is None and "margin_present" not in metrics["subsets"]["lidar"]
+    assert one["average"] == one["last1"] == metrics["subsets"]["rgb"]["miou_present"]
+    assert one["e"] == {"0.05": None, "0.1": None, "0.2": None}
+    assert "<td>-</td>" in (tmp_path / "short/report.html").read_text()
+
+
+def test_the_prior_is_of_the_train_split_that_is_there(network, tree, tmp_path):
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(tree, data)
+    job = counts.Job(network, data, precision="fp32")
+    before = evaluation.evaluate(job, out)["prior"]
+    write_tree(data, {"train": 9}, seed=4)
+    after = evaluation.evaluate(job, out)["prior"]
+    assert after != before and after == evaluation.evaluate(job, tmp_path / "fresh")["prior"]
 
 
 def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):

@@ -220,6 +220,8 @@ def test_checkpoint_card_and_init(tree, tmp_path, capsys):
     (["debug", "--set", "modalities=[rgb, sonar]"], "sonar"),
     (["debug", "--set", "eval_frames=0"], "eval_frames=0 must lie in 1"),
     (["debug", "--set", "phases.0.batch=0"], "batch >= 1"),
+    *((["debug", "--set", f"iterations={value}"], "iterations: .* is no YAML value") for value in (
+        "2001-99-99", "!!bool x", "!!timestamp x", "!!int ''", "[" * 3000, "{[1]: 2}")),
     (["debug", "--resume"], "no state to resume"),
     (["debug", "--device", "cuda:99"], "device 'cuda:99' is not there"),
     (["debug", "--device", "meta"], "device 'meta' is unknown"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -11,18 +12,32 @@ import torch
 from deliver_tree import write_tree
 from torch import nn
 
+from mss_models.checkpoint import Checkpoint
 from mss_models.labels import LABEL_SETS
 from mss_models.metrics import Confusion
 from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES
 from mss_models.runtime import open_runtime
 from mss_models.system import create
 from training.datasets.deliver import Deliver
-from training.protocols import Trial, all_subsets, class_prior, key, merge, score, score_prior, score_subsets, trials_of
+from training.loop import evaluate
+from training.protocols import (
+    Trial,
+    all_subsets,
+    class_prior,
+    key,
+    merge,
+    score,
+    score_prior,
+    score_subsets,
+    skipped,
+    trials_of,
+)
 from training.protocols.counts import read_scores, write_scores
 from training.protocols.grid import EvaluationError, Grid, arg_max, mean_logits, resized, windows
 from training.protocols.subsets import expectation, expectation_weights
 from training.protocols.summary import equiseg_robustness, robustseg_mean, summarise
 from training.protocols.versions import BLOCK, Versions
+from training.recipes import find_recipe
 from training.report.published import ANY_MODAL, ROBUSTNESS
 
 ALL = DELIVER_MODALITIES
@@ -213,8 +228,13 @@ def test_sizes():
     assert Grid(1024).network_size((1080, 1920)) == (1024, 1824)  # 1820.4, aligned up
     labels = np.random.default_rng(0).integers(0, 25, (70, 70), dtype=np.uint8)
     assert Grid(32).target(labels).shape == (70, 70)
-    nearest = labels[np.ix_(*[((np.arange(32) + 0.5) * 70 / 32).astype(int)] * 2)]
-    np.testing.assert_array_equal(Grid(32, "network").target(labels), nearest)
+    floor = labels[np.ix_(*[np.arange(32) * 70 // 32] * 2)]  # as the published code resizes, not centre to centre
+    np.testing.assert_array_equal(Grid(32, "network").target(labels), floor)
+    rows = np.broadcast_to((np.arange(1042) % 251).astype(np.uint8)[:, None], (1042, 1042))
+    target = Grid(1024, "network").target(rows)
+    np.testing.assert_array_equal(target[:, 0], np.arange(1024) * 1042 // 1024 % 251)
+    assert np.mean(target != resized(np.ascontiguousarray(rows), (1024, 1024))) == pytest.approx(0.508, abs=0.001)
+    assert Grid(64, "network").target(labels[:64, :64]).base is labels
     for wrong in ({"stride": 3}, {"window": 4, "stride": 5}, {"score_at": "moon"}):
         with pytest.raises(EvaluationError):
             Grid(**wrong)
@@ -312,6 +332,92 @@ def test_scoring_at_another_size(data):
     whole_image = merge(score(probe, data, [trial])[trial])
     sliding = merge(score(probe, data, [trial], grid=Grid(window=48, stride=16))[trial])
     np.testing.assert_array_equal(sliding.hist, whole_image.hist)  # the probe looks at pixels alone
+
+
+class Failing(Deliver):
+    """Its frames lack nothing, rgb, rgb and lidar, lidar, in turn; the images of what they lack are noise."""
+
+    MISSING = (frozenset(), frozenset({"rgb"}), frozenset({"rgb", "lidar"}), frozenset({"lidar"}))
+
+    def missing_in(self, frame):
+        return self.MISSING[self.frames.index(frame) % 4]
+
+    def _read(self, frame):
+        one = super()._read(frame)
+        noise = np.random.default_rng(len(frame.name)).integers(0, 256, one.images["rgb"].shape, dtype=np.uint8)
+        missing = self.missing_in(frame)
+        images = {name: noise if name in missing else image for name, image in one.images.items()}
+        return dataclasses.replace(one, images=images, missing=missing)
+
+
+def test_sensors_that_gave_nothing_are_absent(data):
+    failing, probe, seen = Failing(data.root, "test"), Probe(), {}
+    whole = [one.images for one in data]
+    trials = trials_of(["any-modal", "emm", "rmm", "nm"], ALL)
+    scores = score(probe, failing, trials, keep=lambda frame, trial, labels: seen.update({(frame, trial.name): labels}))
+    at = 0
+    for images, frame in zip(whole, failing.frames, strict=True):
+        missing, clean = failing.missing_in(frame), None
+        left = []  # the subsets that any-modal hands over, each once
+        for subset in all_subsets(ALL):
+            there = tuple(name for name in subset if name not in missing)
+            if there and there not in left:
+                left.append(there)
+            assert ((frame.name, f"any-modal/{key(subset)}") in seen) == bool(there)
+        given, at = probe.given[at : at + len(left)], at + len(left)
+        assert sorted(tuple(one) for one in given) == sorted(left)
+        clean = next(one for one in given if len(one) == 4 - len(missing))
+        for one in given:
+            assert all(torch.equal(one[name], clean[name]) for name in one)
+        for name in clean:
+            mean, std = (np.array(one).reshape(3, 1, 1) for one in (DEFAULT_ENCODINGS[name].mean,
+                                                                    DEFAULT_ENCODINGS[name].std))
+            np.testing.assert_allclose(clean[name][0], (images[name].transpose(2, 0, 1) / 255 - mean) / std, atol=1e-5)
+        damaged = {trial.inputs(ALL, missing) for trial in trials if trial.protocol != "any-modal"} - {
+            tuple((name, "clean") for name in ALL)}
+        given, at = probe.given[at : at + len(damaged)], at + len(damaged)
+        assert all(set(one) == set(ALL) for one in given)
+        assert not any(one[name].any() for one in given for name in missing)  # zeros after normalisation
+    assert at == len(probe.given)
+    for subset, frames in ((("rgb",), 2), (("lidar",), 2), (("rgb", "lidar"), 3), (ALL, 4), (("depth",), 4)):
+        assert merge(scores[Trial("any-modal", subset)]).pixels == frames * 64 * 64
+        assert merge(scores[Trial("emm", subset)]).pixels == 4 * 64 * 64
+    assert skipped(failing, all_subsets(ALL)) == {("rgb",): 2, ("lidar",): 2, ("rgb", "lidar"): 1}
+    assert skipped(data, all_subsets(ALL)) == {}
+
+
+def test_missing_sensors_against_the_runtime(data, network):
+    failing, runtime, seen = Failing(data.root, "test"), network("segformer_mean"), {}
+    trials = [Trial("any-modal", ALL), Trial("any-modal", ("rgb", "depth"))]
+    score(runtime, failing, trials, keep=lambda frame, trial, labels: seen.update({(frame, trial): labels}))
+    for sample, trial in itertools.product(failing, trials):
+        there = {name: np.array([name in trial.subset and name not in sample.missing]) for name in ALL}
+        labels = runtime({name: image[None] for name, image in sample.images.items()}, there).labels[0]
+        assert np.mean(labels == seen[sample.name, trial]) > 0.999
+
+
+def test_a_training_chooses_by_the_same_counts(data, network):
+    model, recipe, cpu = network("segformer_mean")._model, find_recipe("debug"), torch.device("cpu")
+    with torch.no_grad():
+        model.head.classify.weight *= 30  # random weights alone see one class everywhere
+        model.head.classify.bias[[0, 3, 6, 9, 12]] += 50
+    failing = Failing(data.root, "test")
+    runtime = open_runtime(Checkpoint(model, data.labels, data.encodings, (64, 64), {}, ""), device="cpu")
+    subsets = [*((name,) for name in ALL), ALL]
+    found = evaluate(model, failing, failing, recipe, cpu)
+    assert found == {key(subset): pytest.approx(100 * one.miou_present, abs=0.006)
+                     for subset, one in score_subsets(runtime, failing, subsets).items()}
+    assert len({found["rgb"], found["lidar"], evaluate(model, data, data, recipe, cpu)["rgb"]}) == 3
+    failing.MISSING = (frozenset({"rgb"}),) * 4  # never there: no figure, rather than one of black images
+    assert list(evaluate(model, failing, failing, recipe, cpu)) == [key(one) for one in subsets[1:]]
+
+
+def test_files_of_trials_with_no_frame(data, tmp_path):
+    failing = Failing(data.root, "test")
+    trials = [Trial("any-modal", ("rgb",)), Trial("any-modal", ("rgb", "lidar"))]
+    write_scores(tmp_path / "x.npz", score(Probe(), failing, trials, frames=[2]))  # it has neither
+    read = read_scores(tmp_path / "x.npz")
+    assert [merge(read[trial]).pixels for trial in trials] == [0, 0]
 
 
 @pytest.fixture(scope="module")

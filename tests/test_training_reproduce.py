@@ -42,6 +42,7 @@ def test_quick_records_trains_evaluates_and_writes_the_page(tmp_path, capsys):
     assert main(["--quick", "--runs", str(tmp_path)]) == 0
     result = json.loads((tmp_path / "results/segformer_mean-seed1.json").read_text())
     assert result["recipe"]["seed"] == 1 and result["iterations"] == 4 and result["train_seconds"] > 0
+    assert (result["precision"], result["device"]) == ("fp32", "cpu" if not torch.cuda.is_available() else "cuda")
     figures = result["figures"]
     assert len(figures["subsets"]) == 15 and {"emm", "rmm", "nm", "prior", "composites"} <= figures.keys()
     metrics = json.loads((tmp_path / "segformer_mean-seed1/scores/metrics.json").read_text())

@@ -27,7 +27,7 @@ from training.commands import Parser, at_least
 from training.datasets.dataset import Dataset
 from training.datasets.sample import DatasetError
 from training.processes import ProcessKilled, run
-from training.protocols import PROTOCOLS, Trial, class_prior, counted, key, merge, score_prior, trials_of
+from training.protocols import PROTOCOLS, Trial, class_prior, counted, key, merge, score_prior, skipped, trials_of
 from training.protocols.counts import (
     Job,
     begin,
@@ -90,7 +90,7 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
 def tables(scores: Scores, prior: Confusion | None, dataset: Dataset, protocols: Sequence[str]) -> dict:
     """The figures of metrics.json."""
     names = dataset.labels.names
-    pixels = merge(next(iter(scores.values()))).hist.sum(1)
+    pixels = max((merge(one) for one in scores.values()), key=lambda one: one.pixels).hist.sum(1)  # no frame skipped
     if not pixels.any():
         raise EvaluationError(f"none of the {len(dataset)} frames has a labelled pixel; there is nothing to score")
     result = {"class_pixels": dict(zip(names, map(int, pixels), strict=True)),
@@ -98,10 +98,11 @@ def tables(scores: Scores, prior: Confusion | None, dataset: Dataset, protocols:
     if subsets := of_subsets(scores, "any-modal"):
         result["subsets"] = {key(subset): figures(one, names) for subset, one in subsets.items()}
         result["summary"] = summarise(subsets)
+        result["skipped"] = {key(subset): frames for subset, frames in skipped(dataset, subsets).items()}
         if prior:
             for one in result["subsets"].values():
                 one |= {convention.replace("miou", "margin"): round(one[convention] - result["prior"][convention], 2)
-                        for convention in CONVENTIONS}
+                        for convention in CONVENTIONS if one["miou_present"] is not None}
     if "conditions" in protocols:
         result["conditions"] = by_condition(scores, [*dataset.WEATHERS, *dataset.CASES])
     return result | robustness_tables(scores, names)
@@ -110,13 +111,13 @@ def tables(scores: Scores, prior: Confusion | None, dataset: Dataset, protocols:
 def prior_confusion(job: Job, out: Path) -> Confusion | None:
     """What the per-pixel class prior of the train split's labels scores; None where that split is not there."""
     runtime, dataset = open_job(job)
-    path, trial = out / "parts" / "prior.npz", Trial("prior", ("train",))
-    if (known := read_scores(path)) is not None:
-        return known[trial]["", ""]
     try:
         train_set = open_split(job.data, "train", runtime)
     except DatasetError:
         return None
+    path, trial = out / "parts" / f"prior-{train_set.fingerprint()}.npz", Trial("prior", ("train",))
+    if (known := read_scores(path)) is not None:
+        return known[trial]["", ""]
     frames = tqdm(range(len(train_set)), "class prior", unit="frame", dynamic_ncols=True, leave=False)
     prior = class_prior((train_set.read_labels(i) for i in frames), len(dataset.labels))
     confusion = score_prior(prior, dataset, job.grid)

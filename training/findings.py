@@ -149,12 +149,20 @@ FINDINGS: list[Finding] = [
 
 @dataclass(frozen=True)
 class Verdict:
-    """margins: per seed. holds: None where no seed has all the runs; `missing` names those that none has."""
+    """margins: per seed. holds: None where no seed has all the runs, and `missing` names those that none has; or where
+    `computed`, the precisions and kinds of device of the runs' evaluations, are several."""
 
     margins: dict[int, float]
     notes: dict[int, str]
     holds: bool | None
     missing: tuple[str, ...] = ()
+    computed: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        if len(self.computed) > 1:
+            return mixed(self.computed)
+        return {True: "holds", False: "does not hold", None: "not run"}[self.holds]
 
 
 def judge(claim: Claim, results: Mapping[int, Results]) -> Verdict:
@@ -165,13 +173,23 @@ def judge(claim: Claim, results: Mapping[int, Results]) -> Verdict:
     if not margins:
         missing = tuple(run for run in claim.runs if not any(run in one for one in results.values()))
         return Verdict({}, {}, None, missing)
-    return Verdict(margins, notes, all(one > 0 for one in margins.values()))  # so the mean is, too
+    computed = tuple(sorted({f"{one[run]['precision']} on {one[run].get('device', 'unknown')}"
+                             for one in whole.values() for run in claim.runs}))
+    holds = all(one > 0 for one in margins.values()) if len(computed) == 1 else None  # if so, the mean is above 0, too
+    return Verdict(margins, notes, holds, computed=computed)
 
 
 def judge_finding(finding: Finding, results: Mapping[int, Results]) -> tuple[str, list[Verdict]]:
-    """'holds', 'does not hold', or 'not run' where a claim is open and none has failed; and the claims' verdicts."""
+    """'holds', 'does not hold', 'not run' where a claim is open and none has failed, or 'no verdict' where the runs
+    were evaluated unlike each other, and how; and the claims' verdicts."""
     verdicts = [judge(claim, results) for claim in finding.claims]
-    return verdict_of([one.holds for one in verdicts]), verdicts
+    computed = sorted({how for one in verdicts for how in one.computed})
+    return mixed(computed) if len(computed) > 1 else verdict_of([one.holds for one in verdicts]), verdicts
+
+
+def mixed(computed: Sequence[str]) -> str:
+    """Rounding can decide a close margin: by up to 0.1 points from bf16 to fp32."""
+    return f"no verdict: evaluated in {', '.join(computed)}"
 
 
 def verdict_of(holds: Sequence[bool | None]) -> str:

@@ -159,7 +159,7 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
 
 def evaluate(model: System, train_set: Dataset, val_set: Dataset, recipe: Recipe, device: torch.device,
              group: Group | None = None) -> dict[str, float]:
-    """mIoU (percent, classes present) on the val frames: each modality alone, and all together.
+    """mIoU (percent, classes present) on the val frames: each modality alone, if any frame has it, and all together.
 
     The group's processes share the frames; all have rank 0's buffers afterwards.
     """
@@ -173,7 +173,8 @@ def evaluate(model: System, train_set: Dataset, val_set: Dataset, recipe: Recipe
     for trial in trials:
         confusion = merge(scores[trial]) or Confusion(len(val_set.labels), val_set.labels.ignore_id)
         confusion.hist = group.total(torch.from_numpy(confusion.hist).to(device)).cpu().numpy()
-        result[key(trial.subset)] = round(100 * confusion.miou_present, 2)
+        if confusion.pixels or trial is trials[-1]:  # else its sensor gave nothing in any frame
+            result[key(trial.subset)] = round(100 * confusion.miou_present, 2)
     return result
 
 

@@ -136,8 +136,9 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             raise RecipeError(f"setting {setting!r} is not of the form key=value")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"{key}: {text!r} is no YAML value ({error})") from error
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+            # PyYAML lets through what its constructors raise: ValueError for the date 2001-99-99
+            raise RecipeError(f"{key}: {text[:60]!r} is no YAML value ({' '.join(str(error).split())})") from error
         recipe = _replaced(recipe, key.split("."), value, key)
     return with_checked_options(recipe)
 

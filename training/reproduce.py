@@ -124,8 +124,8 @@ def perform(run: Run, seed: int, place: Place, teacher: Run | None, fingerprints
           command=command)
     trained = seconds_spent(folder)
     began = time.perf_counter()
-    metrics = evaluate(Job(folder / "last.safetensors", place.data, "test", place.frames, device=place.device),
-                       folder / "scores", PROTOCOLS)
+    metrics = evaluate(Job(folder / "last.safetensors", place.data, "test", place.frames, device=place.device,
+                           precision="fp32"), folder / "scores", PROTOCOLS)  # on any hardware, to compare
     model = checkpoints.load(folder / "last.safetensors").model
     before = json.loads(place.result(teacher, seed).read_text()) if teacher else None
     return {
@@ -136,7 +136,8 @@ def perform(run: Run, seed: int, place: Place, teacher: Run | None, fingerprints
         "parameters": count_parameters(model) - sum(count_parameters(model.get_submodule(name))
                                                     for name in model.training_only),
         "dataset": metrics["dataset"], "data": fingerprints, "frames": metrics["frames"],
-        "precision": metrics["precision"], "hardware": hardware(place.device), "torch": torch.__version__,
+        "precision": metrics["precision"], "device": metrics["device"].split(":")[0],
+        "hardware": hardware(place.device), "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(), "command": command, "figures": small(metrics),
     }
 

@@ -86,7 +86,7 @@ def claims(by_seed: Mapping[int, Results]) -> str:
     for finding in FINDINGS:
         for claim, verdict in zip(finding.claims, judge_finding(finding, by_seed)[1], strict=True):
             rows.append([finding.number, claim.text, per_seed(verdict),
-                         {True: "holds", False: "does not hold", None: "not run"}[verdict.holds]])
+                         verdict.text])
     return markdown(rows)
 
 

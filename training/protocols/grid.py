@@ -9,6 +9,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 ALIGN = 32  # of the published validation size
@@ -28,8 +29,8 @@ class Grid:
 
     short_side: images are resized (bilinear) to this, and both sides aligned up to 32; None: as they are.
 
-    score_at: 'labels', logits are resized to the labels' size; 'network', labels are nearest-resized to the network's
-    (as the published code does, with short_side 1024: worth about 1.8 points on DELIVER).
+    score_at: 'labels', logits are resized to the labels' size; 'network', labels are resized to the network's, see
+    target (as the published code does, with short_side 1024: worth about 1.8 points on DELIVER).
     window: side of the sliding windows, None: the whole image at once; stride: from one to the next.
     """
 
@@ -61,8 +62,15 @@ class Grid:
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
 
     def target(self, labels: np.ndarray) -> np.ndarray:
-        """Labels (H, W) uint8 at the size at which they are scored."""
-        return resized(labels, self.network_size(labels.shape)) if self.score_at == "network" else labels
+        """Labels (H, W) uint8 at the size at which they are scored.
+
+        At the network's, output pixel i is input pixel floor(i * in / out), torch's 'nearest', as published. (The
+        centre's pixel, which `resized` takes, is another one in half of the rows of 1042 pixels resized to 1024.)
+        """
+        size = self.network_size(labels.shape)
+        if self.score_at == "labels" or labels.shape == size:
+            return labels
+        return F.interpolate(torch.tensor(labels)[None, None], size, mode="nearest")[0, 0].numpy()
 
 
 class Window(NamedTuple):
@@ -127,7 +135,7 @@ def arg_max(logits: Tensor) -> np.ndarray:
 
 
 def resized(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Labels (H, W), nearest-resized."""
+    """Labels (H, W), resized: the nearest pixel's, from centre to centre."""
     if labels.shape == tuple(shape):
         return labels
     return cv2.resize(labels, (shape[1], shape[0]), interpolation=cv2.INTER_NEAREST_EXACT)

@@ -29,17 +29,24 @@ def score(runtime: TorchRuntime, dataset: Dataset, trials: Sequence[Trial], *, f
           keep: Callable[[str, Trial, np.ndarray], object] | None = None) -> Scores:
     """The confusion of every trial with the labels, by condition.
 
+    What a frame's sensors did not give (`Sample.missing`) is left out, or zeros, see Trial.inputs; a frame with nothing
+    left is not counted (see `skipped`): where there is no other of its condition, the confusion is empty.
+
     frames: indices into the data set; None: all. `progress` is told how many frames have been scored since its last
     call. `keep` is given (frame name, trial, predicted ids uint8 (H, W)) of every prediction.
     """
     grid = grid or Grid()
     dtype = PRECISIONS[runtime.precision]
     scores: Scores = {trial: {} for trial in trials}
-    alike: dict[tuple, list[Trial]] = {}  # trials that hand over the same: only once
-    for trial in trials:
-        alike.setdefault(trial.inputs(runtime.modalities), []).append(trial)
     for conditions, samples in _batches(dataset, range(len(dataset)) if frames is None else frames, grid,
                                         CPU_PIXELS if runtime.device.type == "cpu" else GPU_PIXELS):
+        alike: dict[tuple, list[Trial]] = {}  # trials that hand over the same: only once
+        for trial in trials:
+            alike.setdefault(trial.inputs(runtime.modalities, samples[0].missing), []).append(trial)
+            for condition in conditions:
+                if condition not in scores[trial]:
+                    scores[trial][condition] = Confusion(len(dataset.labels), dataset.labels.ignore_id)
+        alike.pop((), None)
         targets = [grid.target(one.labels) for one in samples]
         images = {name: np.stack([grid.images(one.images[name]) for one in samples]) for name in runtime.modalities}
         versions = Versions(images, [one.name for one in samples], runtime.encodings, seed, runtime.device, dtype)
@@ -49,10 +56,7 @@ def score(runtime: TorchRuntime, dataset: Dataset, trials: Sequence[Trial], *, f
                                      targets[0].shape)
                 for condition, sample, target, labels in zip(conditions, samples, targets, predicted, strict=True):
                     for trial in sharing:
-                        confusions = scores[trial]
-                        if condition not in confusions:
-                            confusions[condition] = Confusion(len(dataset.labels), dataset.labels.ignore_id)
-                        confusions[condition].update(target, labels)
+                        scores[trial][condition].update(target, labels)
                         if keep:
                             keep(sample.name, trial, labels)
         progress(len(samples))
@@ -75,13 +79,15 @@ def _predict(runtime: TorchRuntime, versions: Versions, inputs: Sequence[tuple[s
 
 def _batches(dataset: Dataset, frames: Iterable[int], grid: Grid,
              pixels: int) -> Iterator[tuple[list[Condition], list[Sample]]]:
-    """Runs of frames of one size, as many as make so many pixels at most, with their conditions."""
+    """Runs of frames of one size and with the same sensors missing, as many as make so many pixels at most, with their
+    conditions. (So every image of a batch is wholly there or wholly absent, and is encoded once, see encoding_once.)
+    """
     conditions: list[Condition] = []
     samples: list[Sample] = []
     for index in frames:
         sample = dataset[index]
         height, width = grid.network_size(sample.labels.shape)
-        if samples and (sample.labels.shape != samples[0].labels.shape
+        if samples and ((sample.labels.shape, sample.missing) != (samples[0].labels.shape, samples[0].missing)
                         or (len(samples) + 1) * height * width > pixels):
             yield conditions, samples
             conditions, samples = [], []
@@ -89,6 +95,13 @@ def _batches(dataset: Dataset, frames: Iterable[int], grid: Grid,
         samples.append(sample)
     if samples:
         yield conditions, samples
+
+
+def skipped(dataset: Dataset, subsets: Iterable[Subset]) -> dict[Subset, int]:
+    """Of every subset that it happens to: the number of frames in which all its sensors gave nothing."""
+    missing = [dataset.missing_in(frame) for frame in dataset.frames]
+    counts = {subset: sum(one.issuperset(subset) for one in missing) for subset in subsets}
+    return {subset: count for subset, count in counts.items() if count}
 
 
 def score_subsets(runtime: TorchRuntime, dataset: Dataset, subsets: Sequence[Subset]) -> dict[Subset, Confusion]:

@@ -32,16 +32,20 @@ def percent(share: float) -> float | None:
 
 
 def summarise(confusions: Mapping[Subset, Confusion]) -> dict[str, dict]:
-    """Per convention: average, top1, last1 with their subsets, and e, {p: E(p)}, over all subsets."""
+    """Per convention: average, top1, last1 with their subsets, and e, {p: E(p)}, over all subsets.
+
+    A subset of which no frame was counted, its sensors having given nothing, is left out; E(p) is then None.
+    """
     summary = {}
     for convention in CONVENTIONS:
-        values = {subset: getattr(one, convention) for subset, one in confusions.items()}
+        values = {subset: getattr(one, convention) for subset, one in confusions.items() if one.pixels}
         best, worst = max(values, key=values.__getitem__), min(values, key=values.__getitem__)
         summary[convention] = {
             "average": percent(sum(values.values()) / len(values)),
             "top1": percent(values[best]), "top1_subset": key(best),
             "last1": percent(values[worst]), "last1_subset": key(worst),
-            "e": {f"{p:g}": percent(expectation(values, p)) for p in PROBABILITIES},
+            "e": {f"{p:g}": percent(expectation(values, p)) if len(values) == len(confusions) else None
+                  for p in PROBABILITIES},
         }
     return summary
 

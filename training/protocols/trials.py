@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass
 
 from training.protocols.subsets import Subset, all_subsets, key
@@ -26,14 +26,16 @@ class Trial:
         """Its name in files and options: 'any-modal/rgb+lidar', 'rmm/0.5/rgb', 'nm/low/rgb+depth'."""
         return "/".join(filter(None, (self.protocol, self.level, key(self.subset))))
 
-    def inputs(self, modalities: Sequence[str]) -> tuple[tuple[str, str], ...]:
-        """(modality, version of its image) of every modality that is marked present."""
+    def inputs(self, modalities: Sequence[str], missing: Set[str] = frozenset()) -> tuple[tuple[str, str], ...]:
+        """(modality, version of its image) of every modality that is marked present; () where nothing is left.
+
+        missing: those whose sensor gave nothing. any-modal leaves them out, the others hand over zeros.
+        """
         if self.protocol == "any-modal":
-            return tuple((name, CLEAN) for name in self.subset)
-        if self.protocol == "nm":
-            return tuple((name, f"nm:{self.level}") for name in modalities)
+            return tuple((name, CLEAN) for name in self.subset if name not in missing)
         other = ZERO if self.protocol == "emm" else f"{self.protocol}:{self.level}"
-        return tuple((name, CLEAN if name in self.subset else other) for name in modalities)
+        versions = {name: CLEAN if name in self.subset and self.protocol != "nm" else other for name in modalities}
+        return tuple((name, ZERO if name in missing else version) for name, version in versions.items())
 
 
 def _per_subset(protocol: str, levels: Sequence[str] = ("",)) -> Callable[[Sequence[str]], list[Trial]]:

@@ -10,7 +10,7 @@ from html import escape
 from training.protocols.counts import Job
 from training.report import charts
 from training.report.pictures import FramePictures, frame_pictures
-from training.report.published import DATA, is_published_data
+from training.report.published import DATA, differences, is_published_data
 from training.report.style import STYLE
 from training.report.tables import (
     Table,
@@ -22,6 +22,7 @@ from training.report.tables import (
     published_rows,
     robustness_columns,
     robustness_rows,
+    skipped_text,
     subset_rows,
 )
 
@@ -53,7 +54,8 @@ def _head(metrics: Mapping) -> str:
     tiles = []
     if "summary" in metrics:
         summary = metrics["summary"]["miou_present"]
-        tiles = [("Average", number(summary["average"]), f"of {len(metrics['subsets'])} subsets"),
+        count = sum(one["miou_present"] is not None for one in metrics["subsets"].values())
+        tiles = [("Average", number(summary["average"]), f"of {count} subsets"),
                  ("Top-1", number(summary["top1"]), summary["top1_subset"]),
                  ("Last-1", number(summary["last1"]), summary["last1_subset"])]
     if "emm" in metrics:
@@ -68,7 +70,7 @@ def _head(metrics: Mapping) -> str:
                     f'<p class="note">{escape(note)}</p></div>' for name, value, note in tiles)
     rows = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     return (f'<h1>Evaluation</h1><dl class="facts">{rows}</dl><p class="note">mIoU in percent over the classes that '
-            f'occur in labels or predictions, unless it says otherwise.</p><div class="tiles">{shown}</div>')
+            f'occur in the labels, unless it says otherwise.</p><div class="tiles">{shown}</div>')
 
 
 def _subsets(metrics: Mapping) -> str:
@@ -79,7 +81,7 @@ def _subsets(metrics: Mapping) -> str:
     return _section("Subsets of modalities", charts.bars(rows, prior, "class prior") + _table(subset_rows(metrics)),
                     "Absent modalities are marked absent. The dashed line is the class prior: at each pixel the class "
                     "that is most frequent there in the train split. In the published convention a class that does not "
-                    "occur counts 0.")
+                    "occur counts 0." + (" " + skipped_text(metrics) if metrics["skipped"] else ""))
 
 
 def _conditions(metrics: Mapping) -> str:
@@ -123,13 +125,19 @@ def _published(metrics: Mapping) -> str:
     tables = published_rows(metrics)
     if not tables:
         return ""
-    note = (f"Published on {data}, mIoU with an absent class counting 0." if is_published_data(metrics) else
-            f"<b>Other data.</b> The published values are of {data}'s public images; this network was scored on other "
-            f"images with the same classes ({escape(frames_text(metrics))}). They show how the figures behave, not "
-            "which network is better. All in the published convention.")
+    unlike = differences(metrics) if is_published_data(metrics) else []
+    alike = is_published_data(metrics) and not unlike
+    note = f"Published on {data}, mIoU with an absent class counting 0."
+    if unlike:
+        note = (f"<b>Scored otherwise.</b> The data are {data}, but here it is {escape('; '.join(unlike))}. The "
+                "figures are not comparable one to one. All in the published convention.")
+    elif not alike:
+        note = (f"<b>Other data.</b> The published values are of {data}'s public images; this network was scored on "
+                f"other images with the same classes ({escape(frames_text(metrics))}). They show how the figures "
+                "behave, not which network is better. All in the published convention.")
     body = "".join(f'<h3>{escape(title.capitalize())}</h3><div class="wide">{_table(one)}</div>'
                    for title, one in tables.items())
-    css = "" if is_published_data(metrics) else ' class="other"'
+    css = "" if alike else ' class="other"'
     return _section("Published values", f"<div{css}>{body}</div>", note)
 
 

@@ -40,9 +40,11 @@ def frame_pictures(job: Job) -> list[FramePictures]:
         if job.grid.score_at == "network":
             images = {name: job.grid.images(image) for name, image in images.items()}
         background = images.get("rgb", next(iter(images.values())))
-        rows = [[(name, png(picture(name, image), WIDEST)) for name, image in images.items()]
+        rows = [[(name + " (missing)" * (name in sample.missing), png(picture(name, image), WIDEST))
+                 for name, image in images.items()]
                 + [("truth", png(dataset.labels.colorize(truth), WIDEST))]]
-        predicted = {key(trial.subset): seen[sample.name, trial] for trial in trials}
+        predicted = {key(trial.subset): seen[sample.name, trial] for trial in trials
+                     if (sample.name, trial) in seen}  # with sensors that gave something
         rows.append([(f"from {name}", png(dataset.labels.colorize(labels), WIDEST))
                      for name, labels in predicted.items()])
         rows.append([(f"wrong: {100 * np.mean((labels != truth)[truth != dataset.labels.ignore_id]):.1f} %",

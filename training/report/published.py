@@ -121,7 +121,35 @@ ROBUSTNESS = (
 DATA = {"deliver": "DELIVER", "muses": "MUSES", "mcubes": "MCubeS"}  # label set -> data set
 
 
+# Data set -> the splits, with their variants of reading, that the published figures are of; on MCubeS it is the test
+# split, which the published code calls "val" (training/datasets/mcubes.py).
+SCORED = {"DELIVER": {"val": ("hha", "cafuser")}, "MUSES": {"val": ("published",)},
+          "MCubeS": {"test": ("own", "published"), "val": ("published",)}}
+
+
 def is_published_data(metrics: Mapping) -> bool:
-    """Whether an evaluation's data are a public data set, unshortened, rather than a recording in the same layout."""
-    return (metrics["recording"].get("dataset") == DATA.get(metrics["label_set"])
-            and metrics["frames"] == metrics["frames_in_split"])
+    """Whether an evaluation's data are a public data set rather than a recording in the same layout."""
+    return metrics["recording"].get("dataset") == DATA.get(metrics["label_set"])
+
+
+def differences(metrics: Mapping) -> list[str]:
+    """In what an evaluation on a public data set is not like the published ones; [] where figures may be compared."""
+    splits = SCORED[DATA[metrics["label_set"]]]
+    split, variant, found = metrics["split"], metrics["recording"].get("variant", ""), []
+    if split not in splits or variant not in {one for known in splits.values() for one in known}:
+        wanted = " or ".join(f"{one} in variant {' or '.join(known)}" for one, known in splits.items())
+        found.append(f"split {split} in variant {variant or 'unknown'} (published: {wanted})")
+    elif variant not in splits[split]:
+        found.append(f"split {split} in variant {variant} (published: {split} in variant {' or '.join(splits[split])})")
+    if metrics["frames"] != metrics["frames_in_split"]:
+        found.append(f"{metrics['frames']} of its {metrics['frames_in_split']} frames")
+    side, at = metrics["short_side"], metrics["score_at"]
+    if variant == "published" and metrics["label_set"] == "muses":  # images and labels are 1024 x 1024
+        side, at = side or 1024, "network" if side in (None, 1024) else at
+    if side != 1024:
+        found.append(f"short side {side or 'as it is'} (published: 1024)")
+    if at != "network":
+        found.append(f"scored at the {at}' size (published: the network's)")
+    if metrics["window"]:
+        found.append(f"sliding windows of {metrics['window']} (published: whole images)")
+    return found

@@ -145,12 +145,20 @@ def frames_text(metrics: Mapping) -> str:
     return f"{frames} of the {whole} frames of split {metrics['split']}, evenly spread"
 
 
+def skipped_text(metrics: Mapping) -> str:
+    """How many frames each subset was not scored on."""
+    return ("Not counted are frames in which a subset's sensors gave nothing: "
+            + ", ".join(f"{frames} for {subset}" for subset, frames in metrics["skipped"].items()) + ".")
+
+
 def markdown(metrics: Mapping) -> str:
     """The tables as Markdown."""
     parts = [f"{frames_text(metrics).capitalize()}, model `{metrics['model_id']}`, seed {metrics['seed']}. mIoU and "
              "IoU in percent."]
     if "subsets" in metrics:
         parts.append(_markdown(*subset_rows(metrics)))
+        if metrics["skipped"]:
+            parts.append(skipped_text(metrics))
     if robustness_columns(metrics):
         parts += ["mIoU of the present classes:", _markdown(*robustness_rows(metrics, "miou_present"))]
     if "nm" in metrics:
