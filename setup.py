@@ -70,6 +70,8 @@ setup(
         "train": ["embreex", "scipy"],
         # python -m mss_models.export and the backend onnxruntime (on a GPU: onnxruntime-gpu in its place).
         "onnx": ["onnx", "onnxruntime", "onnxscript"],
+        # Curves of a training beside its log.
+        "tensorboard": ["tensorboard"],
         # Events of the public MUSES data set.
         "muses": ["h5py", "hdf5plugin"],
         # Writes labelled clouds; without it a small writer of our own does.
