@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mss_models.checkpoint import METADATA_KEY
 from mss_models.runtime.exported import INPUTS, ExportedRuntime, Metadata
-from mss_models.runtime.torch import OptionError
+from mss_models.runtime.torch import OptionError, named_device
 
 INSTALL = {"cpu": "pip install onnxruntime", "cuda": "pip install onnxruntime-gpu (instead of onnxruntime)"}
 
@@ -66,12 +66,7 @@ def _device(device: str, providers: list[str]) -> torch.device:
     there = "CUDAExecutionProvider" in providers
     if device == "auto":
         return torch.device("cuda" if there else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise OptionError(f"device {device!r} is unknown; 'auto', 'cpu' or 'cuda' (cuda:1, ...) is right")
+    chosen = named_device(device)
     if chosen.type == "cuda" and not there:
         raise OptionError(f"device {device!r} is not there: this onnxruntime has no CUDA execution provider; "
                           f"{INSTALL['cuda']}, or use 'cpu'")

@@ -123,15 +123,21 @@ def choose_device(device: str) -> torch.device:
     """'auto' -> the first GPU, else the CPU. Raises OptionError when the device is unknown or not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = named_device(device)
+    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
+        raise OptionError(f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} "
+                         "CUDA devices; use 'cpu', or install a CUDA build of torch and the driver")
+    return chosen
+
+
+def named_device(device: str) -> torch.device:
+    """'cpu', 'cuda', 'cuda:1', ..., whether it is there or not. Raises OptionError for any other."""
     try:
         chosen = torch.device(device)
     except RuntimeError:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise OptionError(f"device {device!r} is unknown; 'auto', 'cpu' or 'cuda' (cuda:1, ...) is right")
-    if chosen.type == "cuda" and not (chosen.index or 0) < torch.cuda.device_count():
-        raise OptionError(f"device {device!r} is not there: torch {torch.__version__} sees {torch.cuda.device_count()} "
-                         "CUDA devices; use 'cpu', or install a CUDA build of torch and the driver")
     return chosen
 
 
