@@ -39,7 +39,7 @@ from mss_perception.faults import SECOND
 from mss_perception.pipeline import Output, Pipeline
 from mss_perception.ros_diagnostics import Diagnostics
 from mss_perception.ros_outputs import Outputs
-from mss_perception.ros_process import leave, spin
+from mss_perception.ros_process import at_first_signal, interrupt, leave, spin
 from mss_perception.ros_topics import Topic, subscribe
 
 DIAGNOSTICS_PERIOD_SEC = 1.0
@@ -232,7 +232,7 @@ class SegmentationNode(LifecycleNode):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    # Until spin(), SIGINT raises KeyboardInterrupt, which ends the loading of the network too.
+    at_first_signal(interrupt)      # until spin() has its own way; ends the loading of the network too
     try:
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:       # rclpy's own: an argument, parameter file or environment that rcl cannot use

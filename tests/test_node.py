@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import importlib.util
 import os
+import signal
 import time
 
 import cv2
@@ -133,9 +134,24 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     # and so does what then loses a third
     assert peer.until(lambda: "running without depth, event, lidar" in node.log.read_text(), act=lambda: peer.camera())
 
-    status, seconds = node.interrupt()
-    assert status == 0, node.last_words()
+    status, seconds = interrupted_twice(node)
+    assert status == 0 and "Traceback" not in node.log.read_text(), node.last_words()
     assert seconds < 2.0
+
+
+def interrupted_twice(node: live.Process) -> tuple[int, float]:
+    """As a Ctrl-C under launch does: the terminal sends SIGINT to all, launch sends another to each of its own."""
+    node.popen.send_signal(signal.SIGINT)
+    time.sleep(0.02)
+    return node.interrupt()
+
+
+def test_a_node_that_is_still_loading_ends_orderly(start):
+    node = start()
+    node.wait_for("starting the pipeline", 60)
+    status, _ = interrupted_twice(node)
+    assert status == 0 and "Traceback" not in node.log.read_text(), node.last_words()
+    assert ACTIVE not in node.log.read_text()
 
 
 @pytest.mark.parametrize(("parameters", "words"), [
