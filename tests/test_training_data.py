@@ -322,3 +322,18 @@ def test_modality_dropout():
     assert all(mask.all() for mask in draw_present("none", 4, DELIVER_MODALITIES, rng).values())
     with pytest.raises(ValueError, match="'often' is unknown; choose from none, sample, batch"):
         draw_present("often", 4, DELIVER_MODALITIES, rng)
+
+
+def test_the_origin_is_the_recording_the_fingerprint_its_files(tmp_path):
+    def tree(name, world, seed=0):
+        root = write_tree(tmp_path / name, {"train": 1}, seed=seed)
+        card = {"world": world, "seed": 1, "class_shares": {"Road": len(name)}} if world else {}
+        (root / "recording.json").write_text(json.dumps({"train": card}))
+        return Deliver(root, "train")
+
+    # painted differently, as if one seed had been recorded by another kind of processor
+    one, other = tree("one", 1), tree("another", 1, seed=1)
+    assert one.fingerprint() != other.fingerprint() and one.origin() == other.origin()
+    assert one.origin() != tree("next", 2).origin() and one.origin() != Deliver(one.root, "train", ["rgb"]).origin()
+    foreign = tree("foreign", None)
+    assert foreign.origin() == foreign.fingerprint()

@@ -77,7 +77,7 @@ def reproduce(plan: Sequence[Run], seeds: Sequence[int], place: Place, command: 
     """
     by_name = {run.name: run for run in plan}
     limits = {"train": None, "val": None, "test": place.frames}
-    fingerprints = {split: open_dataset(place.data, split, limit=limit).fingerprint()
+    origins = {split: open_dataset(place.data, split, limit=limit).origin()
                     for split, limit in limits.items()}
     left = [(run, seed) for seed in seeds for run in plan]
     failed: dict[tuple[str, int], str] = {}
@@ -87,7 +87,7 @@ def reproduce(plan: Sequence[Run], seeds: Sequence[int], place: Place, command: 
             teacher = by_name.get(run.teacher)
             if teacher and (teacher.name, seed) in failed:
                 failed[run.name, seed] = f"{run.name}, seed {seed}: its teacher's run failed"
-            elif is_done(run, seed, place, fingerprints):
+            elif is_done(run, seed, place, origins):
                 pass
             elif teacher and not place.result(teacher, seed).exists():
                 waiting = True
@@ -96,10 +96,10 @@ def reproduce(plan: Sequence[Run], seeds: Sequence[int], place: Place, command: 
                 with claimed(place.folder(run, seed)) as mine:
                     if not mine:
                         continue
-                    if not is_done(run, seed, place, fingerprints):  # it may have been, just before the claim
+                    if not is_done(run, seed, place, origins):  # it may have been, just before the claim
                         print(f"{run.name}, seed {seed}: {len(left)} runs to go", flush=True)
                         try:
-                            result = perform(run, seed, place, teacher, fingerprints, command)
+                            result = perform(run, seed, place, teacher, origins, command)
                             write_atomically(place.result(run, seed), json.dumps(result, indent=1) + "\n")
                         except (TrainingError, EvaluationError) as error:
                             failed[run.name, seed] = f"{run.name}, seed {seed}: {error}"
@@ -115,7 +115,7 @@ def reproduce(plan: Sequence[Run], seeds: Sequence[int], place: Place, command: 
     return list(failed.values())
 
 
-def perform(run: Run, seed: int, place: Place, teacher: Run | None, fingerprints: dict[str, str],
+def perform(run: Run, seed: int, place: Place, teacher: Run | None, origins: dict[str, str],
             command: str) -> dict:
     """Trains, from where the run's folder is, and evaluates; returns the content of the result file."""
     recipe, folder = recipe_of(run, seed), place.folder(run, seed)
@@ -135,7 +135,7 @@ def perform(run: Run, seed: int, place: Place, teacher: Run | None, fingerprints
         "evaluation_seconds": round(time.perf_counter() - began, 1),
         "parameters": count_parameters(model) - sum(count_parameters(model.get_submodule(name))
                                                     for name in model.training_only),
-        "dataset": metrics["dataset"], "data": fingerprints, "frames": metrics["frames"],
+        "dataset": metrics["dataset"], "data": origins, "frames": metrics["frames"],
         "precision": metrics["precision"], "device": metrics["device"].split(":")[0],
         "hardware": hardware(place.device), "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(), "command": command, "figures": small(metrics),
@@ -155,14 +155,14 @@ def small(metrics: dict) -> dict:
     }
 
 
-def is_done(run: Run, seed: int, place: Place, fingerprints: dict[str, str]) -> bool:
+def is_done(run: Run, seed: int, place: Place, origins: dict[str, str]) -> bool:
     """Whether the run has its result. Raises ReproduceError if that is of other data or of another recipe."""
     path = place.result(run, seed)
     if not path.exists():
         return False
     result = read_result(path)
     recipe = json.loads(json.dumps(to_dict(recipe_of(run, seed))))
-    for what, theirs, ours in (("data", result["data"], fingerprints), ("recipe", result["recipe"], recipe)):
+    for what, theirs, ours in (("data", result["data"], origins), ("recipe", result["recipe"], recipe)):
         if changed := [name for name in ours if theirs.get(name) != ours[name]]:
             raise ReproduceError(f"{path} is of another {what}: " + "; ".join(
                 f"{name} was {theirs.get(name)} and is {ours[name]}" for name in changed)

@@ -47,7 +47,7 @@ def introduction(results: Sequence[Mapping]) -> str:
               for one in results)
     phases = ", ".join(f"{phase['batch']} crops of {phase['crop']}" for phase in recipe["phases"])
     return (f"{len(results)} runs, seeds {of(one['seed'] for one in results)}, {of(one['date'] for one in results)}, "
-            f"on {of(one['hardware'] for one in results)}. Data: {data} (fingerprints); "
+            f"on {of(one['hardware'] for one in results)}. Data: {data} (origins); "
             f"{of(one['frames'] for one in results)} test frames. The same for all: "
             f"{max(one['iterations'] for one in results)} iterations, a student's with its teacher's, of {phases}; "
             f"learning rate {recipe['lr']:g}, schedule and augmentation; no pretrained weights. Network precision in "

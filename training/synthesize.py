@@ -3,7 +3,8 @@
     python -m training.synthesize --out data --format deliver --split train val --frames 1200 120 --size 256 --seed 1
     python -m training.synthesize --out bag --format bag --duration 10 --size 256 --seed 7 --weather night
 
-Same seed, same bytes, whatever --jobs. A tree that was interrupted continues where it stopped.
+Same seed, same bytes, whatever --jobs, on one kind of processor; another may round differently in the images. A
+tree that was interrupted continues where it stopped.
 """
 
 from __future__ import annotations
