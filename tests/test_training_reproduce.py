@@ -53,9 +53,12 @@ def test_quick_records_trains_evaluates_and_writes_the_page(tmp_path, capsys):
     assert "| cmnext | not run |" in page and f"| segformer_mean | {average:.1f} |" in page
     capsys.readouterr()
     before = (tmp_path / "results/segformer_mean-seed1.json").read_bytes()
+    (tmp_path / "results/notes.md").write_text("F12: too few iterations.\n")
     assert main(["--quick", "--runs", str(tmp_path)]) == 0  # nothing is left to do
     assert (tmp_path / "results/segformer_mean-seed1.json").read_bytes() == before
     assert "to go" not in capsys.readouterr().out
+    page = (tmp_path / "results.md").read_text()
+    assert "from results/notes.md.\n\nF12: too few iterations.\n\n## Further runs" in page
 
 
 def test_students_wait_for_their_teacher_and_count_it(place):

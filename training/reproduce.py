@@ -180,9 +180,11 @@ def read_result(path: Path) -> dict:
 
 
 def write_page(place: Place) -> None:
-    """From the result files alone."""
+    """From the result files alone, and people's thoughts on them in OUT/notes.md."""
     results = [read_result(path) for path in sorted(place.out.glob("*-seed*.json"))]
-    write_atomically(place.out.with_suffix(".md"), page(results, place.out.name))
+    notes = place.out / "notes.md"
+    text = page(results, place.out.name, notes.read_text() if notes.exists() else "")
+    write_atomically(place.out.with_suffix(".md"), text)
 
 
 @contextmanager

@@ -13,8 +13,8 @@ COLUMNS = {"Average": "average", "Top-1": "top1", "Last-1": "last1", "all": "all
            "NM low": "nm_low", "NM mid": "nm_mid", "NM high": "nm_high"}
 
 
-def page(results: Sequence[Mapping], folder: str) -> str:
-    """The Markdown text. folder: where the result files are, for the text."""
+def page(results: Sequence[Mapping], folder: str, notes: str = "") -> str:
+    """The Markdown text. folder: where the result files are, for the text. notes: why findings do not hold, by hand."""
     by_seed: dict[int, dict[str, Mapping]] = {}
     for one in results:
         by_seed.setdefault(one["seed"], {})[one["run"]] = one
@@ -31,6 +31,7 @@ def page(results: Sequence[Mapping], folder: str) -> str:
         "A claim's margin, in points, is how far it holds; above 0 in every seed means that it holds. The rules are in "
         "training/findings.py and were fixed before the runs.",
         "## Claims", claims(by_seed),
+        *([f"## Thoughts on what does not hold\n\nBy hand, from {folder}/notes.md.", notes.strip()] if notes else []),
         "## Further runs", table(others, by_seed),
     ]) + "\n"
 
