@@ -235,7 +235,10 @@ def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):
         shutil.rmtree(folder)
     shipped = tmp_path / "shipped.safetensors"
     assert evaluation.main(command(network, data, tmp_path / "out", "--frames", 4, "--ship", shipped,
-                                   "--protocol", "any-modal", "rmm-block")) == 0
+                                   "--protocol", "any-modal", "rmm-block-0.5")) == 0
+    assert list(figures_of(tmp_path / "out")["rmm-block"]) == ["0.5"]
+    assert evaluation.main(command(network, data, tmp_path / "out", "--frames", 4,
+                                   "--protocol", "any-modal", "rmm-block")) == 0  # goes on with the other rates
     metrics = figures_of(tmp_path / "out")
     assert (metrics["frames"], metrics["frames_in_split"], metrics["prior"]) == (4, 10, None)
     assert list(metrics["rmm-block"]) == ["0.25", "0.5", "0.75"] and "rmm" not in metrics

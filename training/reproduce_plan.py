@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SEEDS = (1, 2, 3)
-PROTOCOLS = ("any-modal", "emm", "rmm", "nm")
+PROTOCOLS = ("any-modal", "emm", "rmm-0.5", "nm")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
     any-modal    all 2^M - 1 non-empty subsets; an absent modality is marked absent
     conditions   any-modal per weather and per failure case
     emm          entire-missing: the absent modalities' images are zero, and every modality is marked present
-    rmm          random-missing: of the absent ones' values 25, 50 or 75 % are zero; rmm-block: in blocks
+    rmm          random-missing: of the absent ones' values 25, 50 or 75 % are zero; rmm-block: in blocks;
+                 rmm-0.5 and the like: at one rate alone
     nm           noisy: salt and pepper and Gaussian noise on all of them, low, mid and high
 
 Zeros and noise are put into normalised images. Sources: CMNeXt and AnySeg (any-modal); Liao et al., "Benchmarking

@@ -80,13 +80,13 @@ def robustness_tables(scores: Scores, names: Sequence[str]) -> dict:
         tables["emm"] = subset_table(emm)
     for protocol in ("rmm", "rmm-block"):
         rates = {f"{rate:g}": of_subsets(scores, protocol, f"{rate:g}") for rate in RATES}
-        if all(rates.values()):
-            tables[protocol] = {rate: subset_table(confusions) for rate, confusions in rates.items()}
+        if any(rates.values()):
+            tables[protocol] = {rate: subset_table(confusions) for rate, confusions in rates.items() if confusions}
     noise = {level: of_subsets(scores, "nm", level) for level in LEVELS}
     if all(noise.values()):
         tables["nm"] = {level: figures(next(iter(confusions.values())), names)
                         for level, confusions in noise.items()}
-    if {"emm", "rmm", "nm"} <= set(tables):
+    if {"emm", "nm"} <= set(tables) and "0.5" in tables.get("rmm", {}):
         tables["composites"] = {one: composites(tables, one) for one in CONVENTIONS}
     return tables
 

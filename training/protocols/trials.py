@@ -46,16 +46,20 @@ def _per_subset(protocol: str, levels: Sequence[str] = ("",)) -> Callable[[Seque
 COUNTED: dict[str, Callable[[Sequence[str]], list[Trial]]] = {
     "any-modal": _per_subset("any-modal"),
     "emm": _per_subset("emm"),
-    "rmm": _per_subset("rmm", [f"{rate:g}" for rate in RATES]),
-    "rmm-block": _per_subset("rmm-block", [f"{rate:g}" for rate in RATES]),
+    **{f"{one}-{rate:g}": _per_subset(one, [f"{rate:g}"]) for one in ("rmm", "rmm-block") for rate in RATES},
     "nm": lambda modalities: [Trial("nm", tuple(modalities), level) for level in LEVELS],
 }
-PROTOCOLS = (*COUNTED, "conditions")
+# What looks at the counts of others: `conditions` at any-modal's by condition, rmm at those of all its rates.
+COMPOSED: dict[str, list[str]] = {
+    "conditions": ["any-modal"],
+    **{one: [f"{one}-{rate:g}" for rate in RATES] for one in ("rmm", "rmm-block")},
+}
+PROTOCOLS = (*COUNTED, *COMPOSED)
 
 
 def counted(protocols: Iterable[str]) -> list[str]:
-    """The keys of COUNTED that protocols look at; `conditions` looks at any-modal's counts by condition."""
-    return list(dict.fromkeys("any-modal" if one == "conditions" else one for one in protocols))
+    """The keys of COUNTED that protocols look at."""
+    return list(dict.fromkeys(key for one in protocols for key in COMPOSED.get(one, [one])))
 
 
 def trials_of(protocols: Iterable[str], modalities: Sequence[str]) -> list[Trial]:
