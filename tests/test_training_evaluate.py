@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import re
 import shutil
 
+import boxes
 import numpy as np
 import pytest
 import torch
@@ -24,7 +24,6 @@ from mss_models.system import create
 from training import evaluate as evaluation
 from training.datasets.deliver import Deliver
 from training.datasets.opening import open_dataset
-from training.processes import ProcessKilled, run
 from training.protocols import all_subsets, counts, key
 from training.report.page import _published
 from training.report.published import differences, is_published_data
@@ -279,6 +278,45 @@ def test_several_processes_equal_one(everything, network, tree, tmp_path):
         assert one[table] == two[table]
 
 
+def test_a_cluster_equals_one_process(ray_cluster, everything, network, tree, tmp_path):
+    arguments = command(network, tree, tmp_path / "out", "--protocol", "any-modal", "nm", "--ray",
+                        "--predictions", "any-modal/rgb+lidar")
+    del arguments[arguments.index("--jobs") : arguments.index("--jobs") + 2]
+    assert evaluation.main(arguments) == 0
+    one, two = figures_of(everything), figures_of(tmp_path / "out")
+    for table in ("subsets", "summary", "nm", "prior", "class_pixels", "device", "precision"):
+        assert one[table] == two[table]
+    assert len(list((tmp_path / "out/predictions").rglob("*.png"))) == 10
+
+
+def test_a_folder_of_bags_adds_up_its_bags(tmp_path):
+    """Two processes over the folder against one over each bag: the counts are the sums."""
+    network, total = save(tmp_path / "net.safetensors", modalities=("rgb", "lidar")), {}
+    for number, name in enumerate(("a", "b", "c")):
+        boxes.write_bag(tmp_path / "drives" / name, 0.5 + 0.2 * number, seed=number)
+        alone = evaluation.main(command(network, tmp_path / "drives" / name, tmp_path / name))
+        assert alone == 0
+        for trial, hist in scores_of(tmp_path / name).items():
+            total[trial] = total.get(trial, 0) + hist
+    arguments = command(network, tmp_path / "drives", tmp_path / "out")
+    arguments[arguments.index("--jobs") + 1] = "2"
+    assert evaluation.main(arguments) == 0
+    found = scores_of(tmp_path / "out")
+    assert len(found) == 3 and found.keys() == total.keys()
+    assert all(np.array_equal(hist, total[trial]) for trial, hist in found.items())
+    metrics = figures_of(tmp_path / "out")
+    assert metrics["dataset"] == "recordings" and metrics["frames"] == sum(
+        figures_of(tmp_path / name)["frames"] for name in ("a", "b", "c")) > 8      # more than a part
+
+
+def scores_of(out):
+    found = {}
+    for path in (out / "parts").glob("any-modal-*.npz"):
+        for trial, by_condition in counts.read_scores(path).items():
+            found[trial] = found.get(trial, 0) + by_condition["", ""].hist
+    return found
+
+
 def test_an_interrupted_evaluation_goes_on(everything, network, tree, tmp_path, monkeypatch, capsys):
     out, scored = tmp_path / "out", []
     arguments = command(network, tree, out, "--protocol", "any-modal", "nm")
@@ -314,14 +352,25 @@ def test_another_evaluation_in_the_same_folder_is_refused(everything, network, t
     assert "holds an evaluation with other settings: seed was 0 and is 1" in error and "choose another --out" in error
     assert (everything / "metrics.json").read_bytes() == before
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts/settings.json").write_text("{")
-    check_one_line(command(network, tree, tmp_path), "settings.json is damaged", capsys)
+    for damaged in ("{", "[]x", "7", "[1]"):
+        (tmp_path / "parts/settings.json").write_text(damaged)
+        check_one_line(command(network, tree, tmp_path), "settings.json is damaged", capsys)
 
 
-def test_a_killed_process_is_an_error():
-    with pytest.raises(ProcessKilled, match="fewer --jobs"):
-        list(run(os._exit, [3, 3], jobs=2))
-    assert not multiprocessing.active_children()
+@pytest.mark.parametrize("counting", [None, 1, counts.COUNTING + 1])
+def test_parts_of_another_way_of_counting_are_refused(everything, network, tree, tmp_path, capsys, counting):
+    shutil.copytree(everything / "parts", tmp_path / "parts")
+    settings = json.loads((tmp_path / "parts/settings.json").read_text())
+    assert settings.pop("counting") == counts.COUNTING
+    (tmp_path / "parts/settings.json").write_text(json.dumps(settings | ({"counting": counting} if counting else {})))
+    before = files_in(tmp_path)
+    check_one_line(command(network, tree, tmp_path), rf"parts was counted in another way \(version {counting or 1}, "
+                   rf"now {counts.COUNTING}\): it cannot be continued; delete .*/parts or choose another --out", capsys)
+    assert files_in(tmp_path) == before
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # --- what users get wrong --------------------------------------------------------------------------------------------
@@ -343,6 +392,7 @@ def check_one_line(arguments, message, capsys):
     (["--protocol", "guess"], "guess.*any-modal"), (["--data", "nowhere"], "nowhere: no such folder"),
     (["--split", "exam"], "split 'exam' is unknown"), (["--split", "val"], "is the split recorded"),
     (["--stride", "8"], "--window"), (["--window", "8", "--stride", "9"], "stride 9 must lie in 1..8"),
+    (["--ray"], "not allowed with argument --jobs"),
     (["--predictions", "any-modal/sonar"], "any-modal/sonar: no trial of any-modal"),
     (["--predictions", "emm/rgb"], "emm/rgb: no trial of any-modal"),
     (["--protocol", "nm", "--ship", "x"], "add any-modal to --protocol"), (["--batch", "x"], "unrecognized arguments"),
