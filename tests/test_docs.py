@@ -54,7 +54,7 @@ def test_links_to_files_lead_somewhere(page):
 def test_commands_name_modules_and_options_that_exist(page):
     """Every `python -m ours --option` of the pages, a line that ends in a backslash with its next."""
     text = (ROOT / page).read_text().replace("\\\n", " ")
-    ours = r"(?:mss_perception|mss_models|training|benchmarks)"
+    ours = r"(?:mss_perception|mss_models|training|benchmarks|fuzz)"
     for module, rest in re.findall(rf"python -m ({ours}[\w.]*)([^\n`]*)", text):
         path = ROOT / module.replace(".", "/")
         source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__main__.py"
