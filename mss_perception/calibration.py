@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from mss_models.files import write_atomically
 from mss_perception import rigid, yaml_file
 from mss_perception.camera import ALIASES, DISTORTION_MODELS, Camera, CameraError
 from mss_perception.parameters import shown
@@ -86,7 +87,7 @@ def _check_tree(edges: Sequence[tuple[str, str]], where: str) -> None:
 
 
 def save(path: str | Path, calibration: Calibration) -> None:
-    """Write what `load` reads."""
+    """Write what `load` reads. Raises OSError."""
     content = {
         "cameras": {name: {"frame_id": one.frame_id, "width": one.width, "height": one.height,
                            "distortion_model": one.model, "K": one.K.ravel().tolist(), "D": list(one.D)}
@@ -94,7 +95,7 @@ def save(path: str | Path, calibration: Calibration) -> None:
         "extrinsics": [{"parent": parent, "child": child, "matrix": np.asarray(T, np.float64).ravel().tolist()}
                        for parent, child, T in calibration.extrinsics],
     }
-    Path(path).write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
+    write_atomically(Path(path), yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
 
 
 def _camera(entry, where: str) -> Camera:

@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 from mss_perception import draw, messages, scoring
 from mss_perception.bags import BagWriter
@@ -73,9 +74,7 @@ class Run:
         for one in reversed(old):       # run.json last: until then the folder is known as ours
             shutil.rmtree(one) if one.is_dir() else one.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")       # run.json is there whole or not at all
-        unfinished.write_text(json.dumps(settings, indent=1))
-        unfinished.replace(path)
+        write_atomically(path, json.dumps(settings, indent=1))
 
     def _read_records(self) -> None:
         """Take over the complete lines of frames.jsonl and cut off what a killed run left half-written."""

@@ -30,6 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
+from mss_models.files import write_atomically
 from mss_models.modality import Encoding
 from mss_models.runtime import OptionError, open_runtime
 from mss_perception import calibration, scoring
@@ -186,7 +187,7 @@ class Replay:
         metrics = scoring.build_metrics(
             self.run.records, ticks=self.pipeline.ticks, dropped=self.pipeline.dropped, messages=self.counts,
             expected=self.expected_masks(), label_set=labels)
-        (self.run.folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        write_atomically(self.run.folder / "metrics.json", json.dumps(metrics, indent=1))
         if self.write_bag:
             self.run.write_bag()
         if not self.report:

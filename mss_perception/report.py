@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 from mss_perception import charts
 from mss_perception.faults import SECOND, Fault
@@ -64,7 +65,7 @@ class Report:
 
 def write_report(path: str | Path, report: Report) -> None:
     """Write the page."""
-    Path(path).write_text(page(report), encoding="utf-8")
+    write_atomically(Path(path), page(report))
 
 
 def page(report: Report) -> str:
