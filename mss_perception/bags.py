@@ -10,13 +10,16 @@ over (struct.error, OverflowError, sqlite3.Error, AssertionError ...), and all o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
+from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import (
     MessageDefinitionFormat,
     Nodetype,
@@ -27,7 +30,7 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer, WriterError
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer, WriterError, storage_mcap
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -42,6 +45,8 @@ EXTRA_TYPES = {
     "prophesee_event_msgs/msg/EventArray":
         "std_msgs/Header header\nuint32 height\nuint32 width\nprophesee_event_msgs/Event[] events\n",
 }
+SQLITE = b"SQLite format 3\0"           # how a database begins
+MAX_CHUNK = 1 << 30     # bytes of an MCAP file that are compressed as one; writers make them of about a megabyte
 # A subscriber that comes late still gets static transforms and label info.
 TRANSIENT_LOCAL = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, QosTime(0, 0),
                       QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
@@ -49,6 +54,26 @@ TRANSIENT_LOCAL = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurab
 
 class BagError(ValueError):
     """A bag cannot be read or written. The message names the path and what is wrong with it."""
+
+
+def unpacked(decompressor: Callable, data: bytes, size: int) -> bytes:
+    """What is in a compressed chunk that announces `size` bytes. Raises ValueError for one of more, or of too many."""
+    if size > MAX_CHUNK:
+        raise ValueError(f"a chunk announces {size} bytes; at most {MAX_CHUNK} are unpacked")
+    found = b""
+    while data and len(found) <= size:      # one frame after the other
+        frame = decompressor()
+        found += frame.decompress(data, max_length=size + 1 - len(found))
+        data = frame.unused_data if frame.eof else b""
+    if len(found) > size:
+        raise ValueError(f"a chunk holds more than the {size} bytes that it announces")
+    return found
+
+
+# rosbags unpacks a chunk first and looks at its size then: a megabyte can become tens of gigabytes.
+storage_mcap.DECOMPRESSORS["lz4"] = partial(unpacked, LZ4FrameDecompressor)
+if hasattr(storage_mcap, "zstd"):       # the first of 0.11 tell another library the size
+    storage_mcap.DECOMPRESSORS["zstd"] = partial(unpacked, storage_mcap.zstd.ZstdDecompressor)
 
 
 @lru_cache(maxsize=1)
@@ -123,7 +148,10 @@ def open_bag(path: str | Path):
     path = Path(path)
     with ExitStack() as stack:
         try:
-            readers = [stack.enter_context(Reader(file)) for file in _storage(path)]
+            files = _storage(path)
+            for file in (path.iterdir() if path.is_dir() else files):
+                _check_database(file)
+            readers = [stack.enter_context(Reader(file)) for file in files]
             connections = [connection for reader in readers for connection in reader.connections]
             store, unknown = _types_of(tuple(dict.fromkeys((one.msgtype, *one.msgdef) for one in connections)))
         except BagError:
@@ -166,6 +194,19 @@ def _storage(path: Path) -> list[Path]:
         return [path / Path(name).name for name in information["relative_file_paths"]]
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise BagError(f"{metadata} is no rosbag2 metadata: {error!r}") from error
+
+
+def _check_database(path: Path) -> None:
+    """Raise BagError for a file that is a database and computes what it is asked for, as rosbag2's never do: a line of
+    SQL can run without end."""
+    with path.open("rb") as file:
+        if file.read(len(SQLITE)) != SQLITE:
+            return
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)) as database:
+        schema = database.execute("SELECT type, name, lower(sql) FROM sqlite_master").fetchall()
+    for kind, name, sql in schema:
+        if kind not in ("table", "index") or sql and ("virtual table" in sql or "generated" in sql or " as (" in sql):
+            raise BagError(f"{path} has the {kind} {name!r}, which computes its content; rosbag2 writes plain tables")
 
 
 @lru_cache(maxsize=8)   # to make the classes takes a while, and a bag is opened several times
