@@ -1,12 +1,16 @@
-"""Every input that `python -m fuzz` found to break something, and what it does now."""
+"""Inputs that fuzzing, or reading the decoders beside it, found to break something, and what they do now."""
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 
 from fuzz import files
+from fuzz.messages import compressed
 from mss_models.runtime.onnx import OnnxRuntime
 from mss_models.runtime.torch import OptionError
+from mss_perception.messages import MessageError, decode_image
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -20,3 +24,16 @@ def test_a_graph_of_another_interface_is_refused_when_it_is_opened(change, messa
     assert OnnxRuntime(files.graph(), device="cpu", threads=1).modalities == ("rgb", "lidar")
     with pytest.raises(OptionError, match=message):
         OnnxRuntime(files.graph().replace(*change), device="cpu", threads=1)
+
+
+@pytest.mark.parametrize("marker", [0xD0, 0xD7, 0xD8, 0xD9])
+def test_no_picture_hides_behind_a_marker_without_a_length(marker):
+    """libjpeg reads on right behind the marker; who takes two bytes for a length sees only the small picture."""
+    small, large = (cv2.imencode(".jpg", np.full((height, width, 3), 90, np.uint8), (cv2.IMWRITE_JPEG_QUALITY, 5))[1]
+                    .tobytes() for height, width in ((16, 24), (1200, 1600)))
+    body = large[2:-2]
+    hidden = small[:2] + bytes([0xFF, marker]) + (2 + len(body)).to_bytes(2, "big") + body + small[2:]
+    for size in ((16, 24), (1200, 1600), None):
+        with pytest.raises(MessageError):
+            decode_image(compressed(hidden, "jpeg"), size)
+    assert decode_image(compressed(small, "jpeg"), (16, 24)).shape == (16, 24, 3)
