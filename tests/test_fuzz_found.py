@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from fuzz import files
-from fuzz.messages import compressed
+from fuzz.messages import START, TYPES, compressed
 from mss_models.runtime.onnx import OnnxRuntime
 from mss_models.runtime.torch import OptionError
-from mss_perception.messages import MessageError, decode_image
+from mss_perception.messages import MessageError, decode_image, encode_transforms
+from mss_perception.transforms import MAX_FRAMES, Transforms
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -37,3 +38,13 @@ def test_no_picture_hides_behind_a_marker_without_a_length(marker):
         with pytest.raises(MessageError):
             decode_image(compressed(hidden, "jpeg"), size)
     assert decode_image(compressed(small, "jpeg"), (16, 24)).shape == (16, 24, 3)
+
+
+def test_frames_of_ever_new_names_do_not_fill_the_memory():
+    known = Transforms()
+    for k in range(MAX_FRAMES):
+        known.add_message(encode_transforms(TYPES, [("base_link", f"frame{k}", np.eye(4))], START), static=k % 2 > 0)
+    for static in (False, True):
+        with pytest.raises(MessageError, match="'another' is one too many: at most 4096"):
+            known.add_message(encode_transforms(TYPES, [("base_link", "another", np.eye(4))], START), static)
+        known.add_message(encode_transforms(TYPES, [("base_link", "frame7", np.eye(4))], START), static)
