@@ -98,3 +98,10 @@ def test_an_input_is_decoded_again_by_its_file(tmp_path, capsys):
         with pytest.raises(SystemExit) as stop:
             command.main(wrong)
         assert stop.value.code == 2
+
+
+@pytest.mark.parametrize("loops", command.LOOPS)
+def test_atheris_runs_a_target(tmp_path, loops):
+    pytest.importorskip("atheris", reason="it is for python -m fuzz alone: pip install atheris")
+    row = command.run("fault", loops, 1, tmp_path)
+    assert row["executions"] > 100 and row["found"] == [] and (tmp_path / "fault/kept/seed0").is_file()
