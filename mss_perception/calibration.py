@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,18 +73,19 @@ def load(path: str | Path) -> Calibration:
 
 
 def _check_tree(edges: Sequence[tuple[str, str]], where: str) -> None:
-    children = [child for _, child in edges]
-    if twice := sorted({child for child in children if children.count(child) > 1}):
+    children = Counter(child for _, child in edges)
+    if twice := sorted(child for child, count in children.items() if count > 1):
         raise CalibrationError(f"{where}: frame {', '.join(twice)} has more than one parent")
-    parent_of = {child: parent for parent, child in edges}
-    for start in children:
-        frame, above = start, []
-        while frame in parent_of and frame not in above:
-            above.append(frame)
+    parent_of, rooted = {child: parent for parent, child in edges}, set()
+    for frame in children:
+        above: dict[str, None] = {}     # in order
+        while frame in parent_of and frame not in above and frame not in rooted:
+            above[frame] = None
             frame = parent_of[frame]
         if frame in above:
-            raise CalibrationError(f"{where}: frame {frame!r} is above itself: "
-                                   + " in ".join([*above[above.index(frame):], frame]))
+            loop = list(above)[list(above).index(frame):]
+            raise CalibrationError(f"{where}: frame {frame!r} is above itself: " + " in ".join([*loop, frame]))
+        rooted |= above.keys()
 
 
 def save(path: str | Path, calibration: Calibration) -> None:

@@ -188,7 +188,7 @@ class Transforms:
             return np.eye(4)
         with self._lock:
             up_target, up_source = self._chain(target), self._chain(source)
-            ancestors = [frame for frame, _ in up_target]
+            ancestors = {frame for frame, _ in up_target}
             common = next((frame for frame, _ in up_source if frame in ancestors), None)
             if common is None:
                 raise TransformMissing(f"no transform from frame {source!r} to {target!r}; {source!r} leads up to "
@@ -210,8 +210,10 @@ class Transforms:
     def _chain(self, frame: str) -> list[tuple[str, _Edge | None]]:
         """(frame, None), (its parent, the edge between them) ... up to the root."""
         chain: list[tuple[str, _Edge | None]] = [(frame, None)]
+        passed = {frame}
         while (edge := self._edges.get(chain[-1][0])) is not None:
-            if any(edge.parent == known for known, _ in chain):
+            if edge.parent in passed:
                 raise TransformMissing(f"the frames above {frame!r} form a loop at {edge.parent!r}")
+            passed.add(edge.parent)
             chain.append((edge.parent, edge))
         return chain

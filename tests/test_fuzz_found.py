@@ -10,6 +10,8 @@ from fuzz import files
 from fuzz.messages import START, TYPES, compressed
 from mss_models.runtime.onnx import OnnxRuntime
 from mss_models.runtime.torch import OptionError
+from mss_perception import calibration
+from mss_perception.calibration import CalibrationError
 from mss_perception.messages import MessageError, decode_image, encode_transforms
 from mss_perception.transforms import MAX_FRAMES, Transforms
 
@@ -48,3 +50,16 @@ def test_frames_of_ever_new_names_do_not_fill_the_memory():
         with pytest.raises(MessageError, match="'another' is one too many: at most 4096"):
             known.add_message(encode_transforms(TYPES, [("base_link", "another", np.eye(4))], START), static)
         known.add_message(encode_transforms(TYPES, [("base_link", "frame7", np.eye(4))], START), static)
+
+
+def test_a_long_chain_of_frames_is_followed_once():
+    """The longest that a file may hold took minutes; one ten times as long does not end unless each frame is passed
+    once."""
+    chain = [(f"f{k}", f"f{k + 1}") for k in range(30_000)]
+    calibration._check_tree(chain, "calibration")
+    with pytest.raises(CalibrationError, match=r"frame 'f1' is above itself: f1 in f29999 in .* in f2 in f1$"):
+        calibration._check_tree([("f29999", "f1"), *chain[1:]], "calibration")
+    known = Transforms()
+    for k in range(MAX_FRAMES):
+        known.add_static(f"f{k}", f"f{k + 1}", np.eye(4))
+    assert np.array_equal(known.lookup("f0", f"f{MAX_FRAMES}"), np.eye(4))
