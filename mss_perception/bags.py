@@ -10,6 +10,7 @@ over (struct.error, OverflowError, sqlite3.Error, AssertionError ...), and all o
 from __future__ import annotations
 
 import heapq
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -45,6 +46,8 @@ EXTRA_TYPES = {
     "prophesee_event_msgs/msg/EventArray":
         "std_msgs/Header header\nuint32 height\nuint32 width\nprophesee_event_msgs/Event[] events\n",
 }
+NAME = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)      # of a type, or a field
+MAX_ARRAY = 1 << 12     # elements of a fixed array of texts or messages
 SQLITE = b"SQLite format 3\0"           # how a database begins
 MAX_CHUNK = 1 << 30     # bytes of an MCAP file that are compressed as one; writers make them of about a megabyte
 # A subscriber that comes late still gets static transforms and label info.
@@ -220,11 +223,11 @@ def _types_of(definitions: tuple[tuple[str, MessageDefinitionFormat, str], ...])
     for name, form, text in definitions:
         try:
             if form == MessageDefinitionFormat.MSG:
-                types.update(get_types_from_msg(text, name))
+                types.update(_harmless(get_types_from_msg(text, name)))
             elif form == MessageDefinitionFormat.IDL:
                 # A bundle of IDL files, each under a line of = and one that names it.
                 for part in text.split("=" * 80 + "\nIDL: "):
-                    types.update(get_types_from_idl(part.partition("\n")[2]) if part else {})
+                    types.update(_harmless(get_types_from_idl(part.partition("\n")[2])) if part else {})
         except TypesysError:
             pass
         if name not in types:
@@ -235,6 +238,19 @@ def _types_of(definitions: tuple[tuple[str, MessageDefinitionFormat, str], ...])
     store = get_typestore(Stores.EMPTY)
     store.register(needed)
     return store, unknown
+
+
+def _harmless(found: Mapping[str, tuple]) -> Mapping[str, tuple]:
+    """Types of a bag as they are, which rosbags makes Python code of and runs. Raises TypesysError for a name that is
+    none, and for an array that would be a line of code for each of too many elements."""
+    for name, (constants, fields) in found.items():
+        if wrong := [one for one in (name, *(one[0] for one in (*constants, *fields))) if not NAME.fullmatch(one)]:
+            raise TypesysError(f"{wrong[0]!r} is no name")
+        for _, (kind, what) in fields:
+            if kind == Nodetype.ARRAY and what[1] > MAX_ARRAY and (
+                    what[0][0] == Nodetype.NAME or what[0][1][0] in ("string", "wstring")):
+                raise TypesysError(f"{name} has an array of {what[1]}; at most {MAX_ARRAY} can be read")
+    return found
 
 
 def _collect(name: str, types: Mapping[str, tuple], needed: dict) -> None:
@@ -290,8 +306,8 @@ class OpenBag:
     def deserialize(self, connection, time_ns: int, data):
         where = f"bag {self.path}: message on {connection.topic} at {time_ns} ns"
         if connection.msgtype in self.unknown:
-            raise BagError(f"{where} has type {connection.msgtype}, which the bag does not define; "
-                           "leave the topic out")
+            raise BagError(f"{where} has type {connection.msgtype}, of which the bag has no definition that can be "
+                           "read; leave the topic out")
         try:
             return self.store.deserialize_cdr(data, connection.msgtype)
         except Exception as error:

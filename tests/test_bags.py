@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import struct
 import tracemalloc
@@ -308,3 +309,39 @@ def test_a_database_that_computes_is_refused_before_it_is_asked(tmp_path, sql):
     for path in (tmp_path / "old", database):
         with pytest.raises(BagError, match="computes its content; rosbag2 writes plain tables"):
             bag_summary(path)
+
+
+ESCAPES = ["a/msg/B:\n    import os; os.mkdir('{0}')\nclass C",
+           "a/msg/B\"\"\"\n    import os; os.mkdir('{0}')\n    \"\"\"",
+           "a/msg/B': ([], []), **__import__('os').mkdir('{0}') or {{}}, 'a/msg/C"]
+DEFINITIONS = ["int32 x\n", "int32 x=__import__('os').mkdir('{0}')\n",
+               "string A=\"'''; import os; os.mkdir('{0}'); '''\"\n",
+               "string x \"\\\"; import os; os.mkdir('{0}')\"\n", "int32[__import__('os').mkdir('{0}')] x\n",
+               "int32 x\n" + "=" * 80 + "\nMSG: a/msg/C(__import__('os').mkdir('{0}'))\nint32 y\n"]
+
+
+@pytest.mark.parametrize("name", ["a/msg/B", *ESCAPES])
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_no_definition_of_a_type_is_code(tmp_path, name, definition):
+    """rosbags writes Python code of the types and runs it."""
+    name, definition = (text.format(tmp_path / "trapped") for text in (name, definition))
+    with Writer(tmp_path / "odd", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        odd = writer.add_connection("/odd", name, msgdef=definition, rihs01="RIHS01_0")
+        writer.write(odd, 2, b"\x00\x01\x00\x00" + bytes(8))
+    with contextlib.suppress(BagError):
+        list(read_bag(tmp_path / "odd"))
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(("element", "data"), [("string", b"\1\0\0\0\0\0\0\0"), ("std_msgs/Header", bytes(4))])
+def test_an_array_of_a_line_of_code_for_each_element_is_not_read(tmp_path, element, data):
+    def write(path, size):
+        text = f"{element}[{size}] x\n" + "=" * 80 + "\nMSG: std_msgs/Header\nuint32 seq\n"
+        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            odd = writer.add_connection("/odd", "a/msg/B", msgdef=text, rihs01="RIHS01_0")
+            writer.write(odd, 2, b"\x00\x01\x00\x00" + data * 5)
+        return path
+
+    assert len(list(read_bag(write(tmp_path / "few", 5)))[0][2].x) == 5
+    with pytest.raises(BagError, match="has type a/msg/B, of which the bag has no definition that can be read"):
+        list(read_bag(write(tmp_path / "many", 10**12)))
