@@ -7,6 +7,7 @@ from setuptools import setup
 
 PACKAGES = [
     "benchmarks",
+    "fuzz",
     "mss_models",
     "mss_models.backbones",
     "mss_models.checkpoints",

@@ -1,9 +1,12 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and folders for what is code."""
 
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
+
+SHARED = stat.S_IWGRP | stat.S_IWOTH    # rights by which others than the owner may write
 
 
 def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
@@ -14,7 +17,8 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        temporary.unlink(missing_ok=True)       # of a process that was killed
+        with open(temporary, "xb") as file:     # a new file, never through a link that somebody put there
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -23,3 +27,22 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_folder(name: str) -> Path:
+    """The user's own: $XDG_CACHE_HOME or ~/.cache, mss_models, `name`. It need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mss_models" / name
+
+
+def private_folder(path: Path) -> Path:
+    """A folder whose files are run without another look: made with rights 0700 where it is missing.
+
+    Raises PermissionError for one that is not the user's, or that others may write to.
+    """
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    status = path.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & SHARED:
+        raise PermissionError(f"{path} belongs to user {status.st_uid} and has rights "
+                              f"{stat.S_IMODE(status.st_mode):04o}; what is in it is run, so it must be yours "
+                              f"({os.geteuid()}) and writable for you alone: chmod go-w {path}, or name another folder")
+    return path

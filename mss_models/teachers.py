@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 from mss_models.modality import Encoding
 
@@ -94,7 +95,7 @@ def write_embeddings(names: Sequence[str], source: str | Path, path: str | Path)
     rows = (F.normalize(class_embeddings(names, source), dim=1) * 10_000).round().int().tolist()
     lines = [f"{json.dumps(name)}: {json.dumps(row, separators=(',', ':'))}"
              for name, row in zip(names, rows, strict=True)]
-    Path(path).write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+    write_atomically(Path(path), "{\n" + ",\n".join(lines) + "\n}\n")
 
 
 def _read_embeddings(names: Sequence[str], path: Path) -> Tensor:

@@ -10,13 +10,17 @@ over (struct.error, OverflowError, sqlite3.Error, AssertionError ...), and all o
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+import re
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
+from lz4.frame import LZ4FrameDecompressor
 from rosbags.interfaces import (
     MessageDefinitionFormat,
     Nodetype,
@@ -27,7 +31,7 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer, WriterError
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer, WriterError, storage_mcap
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -43,6 +47,10 @@ EXTRA_TYPES = {
     "prophesee_event_msgs/msg/EventArray":
         "std_msgs/Header header\nuint32 height\nuint32 width\nprophesee_event_msgs/Event[] events\n",
 }
+NAME = re.compile(r"[A-Za-z]\w*(/[A-Za-z]\w*)*", re.ASCII)      # of a type, or a field
+MAX_ARRAY = 1 << 12     # elements of a fixed array of texts or messages
+SQLITE = b"SQLite format 3\0"           # how a database begins
+MAX_CHUNK = 1 << 30     # bytes of an MCAP file that are compressed as one; writers make them of about a megabyte
 # A subscriber that comes late still gets static transforms and label info.
 TRANSIENT_LOCAL = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, QosTime(0, 0),
                       QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
@@ -50,6 +58,26 @@ TRANSIENT_LOCAL = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurab
 
 class BagError(ValueError):
     """A bag cannot be read or written. The message names the path and what is wrong with it."""
+
+
+def unpacked(decompressor: Callable, data: bytes, size: int) -> bytes:
+    """What is in a compressed chunk that announces `size` bytes. Raises ValueError for one of more, or of too many."""
+    if size > MAX_CHUNK:
+        raise ValueError(f"a chunk announces {size} bytes; at most {MAX_CHUNK} are unpacked")
+    found = b""
+    while data and len(found) <= size:      # one frame after the other
+        frame = decompressor()
+        found += frame.decompress(data, max_length=size + 1 - len(found))
+        data = frame.unused_data if frame.eof else b""
+    if len(found) > size:
+        raise ValueError(f"a chunk holds more than the {size} bytes that it announces")
+    return found
+
+
+# rosbags unpacks a chunk first and looks at its size then: a megabyte can become tens of gigabytes.
+storage_mcap.DECOMPRESSORS["lz4"] = partial(unpacked, LZ4FrameDecompressor)
+if hasattr(storage_mcap, "zstd"):       # the first of 0.11 tell another library the size
+    storage_mcap.DECOMPRESSORS["zstd"] = partial(unpacked, storage_mcap.zstd.ZstdDecompressor)
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +170,10 @@ def open_bag(path: str | Path):
     path = Path(path)
     with ExitStack() as stack:
         try:
-            readers = [stack.enter_context(Reader(file)) for file in _storage(path)]
+            files = _storage(path)
+            for file in (path.iterdir() if path.is_dir() else files):
+                _check_database(file)
+            readers = [stack.enter_context(Reader(file)) for file in files]
             connections = [connection for reader in readers for connection in reader.connections]
             store, unknown = _types_of(tuple(dict.fromkeys((one.msgtype, *one.msgdef) for one in connections)))
         except BagError:
@@ -187,6 +218,19 @@ def _storage(path: Path) -> list[Path]:
         raise BagError(f"{metadata} is no rosbag2 metadata: {error!r}") from error
 
 
+def _check_database(path: Path) -> None:
+    """Raise BagError for a file that is a database and computes what it is asked for, as rosbag2's never do: a line of
+    SQL can run without end."""
+    with path.open("rb") as file:
+        if file.read(len(SQLITE)) != SQLITE:
+            return
+    with closing(sqlite3.connect(f"file:{quote(str(path))}?immutable=1", uri=True)) as database:
+        schema = database.execute("SELECT type, name, lower(sql) FROM sqlite_master").fetchall()
+    for kind, name, sql in schema:
+        if kind not in ("table", "index") or sql and ("virtual table" in sql or "generated" in sql or " as (" in sql):
+            raise BagError(f"{path} has the {kind} {name!r}, which computes its content; rosbag2 writes plain tables")
+
+
 @lru_cache(maxsize=8)   # to make the classes takes a while, and a bag is opened several times
 def _types_of(definitions: tuple[tuple[str, MessageDefinitionFormat, str], ...]) -> tuple[Typestore, set[str]]:
     """(typestore that reads messages of these types, names of the types that it cannot read).
@@ -198,11 +242,11 @@ def _types_of(definitions: tuple[tuple[str, MessageDefinitionFormat, str], ...])
     for name, form, text in definitions:
         try:
             if form == MessageDefinitionFormat.MSG:
-                types.update(get_types_from_msg(text, name))
+                types.update(_harmless(get_types_from_msg(text, name)))
             elif form == MessageDefinitionFormat.IDL:
                 # A bundle of IDL files, each under a line of = and one that names it.
                 for part in text.split("=" * 80 + "\nIDL: "):
-                    types.update(get_types_from_idl(part.partition("\n")[2]) if part else {})
+                    types.update(_harmless(get_types_from_idl(part.partition("\n")[2])) if part else {})
         except TypesysError:
             pass
         if name not in types:
@@ -213,6 +257,19 @@ def _types_of(definitions: tuple[tuple[str, MessageDefinitionFormat, str], ...])
     store = get_typestore(Stores.EMPTY)
     store.register(needed)
     return store, unknown
+
+
+def _harmless(found: Mapping[str, tuple]) -> Mapping[str, tuple]:
+    """Types of a bag as they are, which rosbags makes Python code of and runs. Raises TypesysError for a name that is
+    none, and for an array that would be a line of code for each of too many elements."""
+    for name, (constants, fields) in found.items():
+        if wrong := [one for one in (name, *(one[0] for one in (*constants, *fields))) if not NAME.fullmatch(one)]:
+            raise TypesysError(f"{wrong[0]!r} is no name")
+        for _, (kind, what) in fields:
+            if kind == Nodetype.ARRAY and what[1] > MAX_ARRAY and (
+                    what[0][0] == Nodetype.NAME or what[0][1][0] in ("string", "wstring")):
+                raise TypesysError(f"{name} has an array of {what[1]}; at most {MAX_ARRAY} can be read")
+    return found
 
 
 def _collect(name: str, types: Mapping[str, tuple], needed: dict) -> None:
@@ -268,8 +325,8 @@ class OpenBag:
     def deserialize(self, connection, time_ns: int, data):
         where = f"bag {self.path}: message on {connection.topic} at {time_ns} ns"
         if connection.msgtype in self.unknown:
-            raise BagError(f"{where} has type {connection.msgtype}, which the bag does not define; "
-                           "leave the topic out")
+            raise BagError(f"{where} has type {connection.msgtype}, of which the bag has no definition that can be "
+                           "read; leave the topic out")
         try:
             return self.store.deserialize_cdr(data, connection.msgtype)
         except Exception as error:

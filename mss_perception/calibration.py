@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from mss_models.files import write_atomically
 from mss_perception import rigid, yaml_file
 from mss_perception.camera import ALIASES, DISTORTION_MODELS, Camera, CameraError
 from mss_perception.parameters import shown
@@ -71,22 +73,23 @@ def load(path: str | Path) -> Calibration:
 
 
 def _check_tree(edges: Sequence[tuple[str, str]], where: str) -> None:
-    children = [child for _, child in edges]
-    if twice := sorted({child for child in children if children.count(child) > 1}):
+    children = Counter(child for _, child in edges)
+    if twice := sorted(child for child, count in children.items() if count > 1):
         raise CalibrationError(f"{where}: frame {', '.join(twice)} has more than one parent")
-    parent_of = {child: parent for parent, child in edges}
-    for start in children:
-        frame, above = start, []
-        while frame in parent_of and frame not in above:
-            above.append(frame)
+    parent_of, rooted = {child: parent for parent, child in edges}, set()
+    for frame in children:
+        above: dict[str, None] = {}     # in order
+        while frame in parent_of and frame not in above and frame not in rooted:
+            above[frame] = None
             frame = parent_of[frame]
         if frame in above:
-            raise CalibrationError(f"{where}: frame {frame!r} is above itself: "
-                                   + " in ".join([*above[above.index(frame):], frame]))
+            loop = list(above)[list(above).index(frame):]
+            raise CalibrationError(f"{where}: frame {frame!r} is above itself: " + " in ".join([*loop, frame]))
+        rooted |= above.keys()
 
 
 def save(path: str | Path, calibration: Calibration) -> None:
-    """Write what `load` reads."""
+    """Write what `load` reads. Raises OSError."""
     content = {
         "cameras": {name: {"frame_id": one.frame_id, "width": one.width, "height": one.height,
                            "distortion_model": one.model, "K": one.K.ravel().tolist(), "D": list(one.D)}
@@ -94,7 +97,7 @@ def save(path: str | Path, calibration: Calibration) -> None:
         "extrinsics": [{"parent": parent, "child": child, "matrix": np.asarray(T, np.float64).ravel().tolist()}
                        for parent, child, T in calibration.extrinsics],
     }
-    Path(path).write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
+    write_atomically(Path(path), yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
 
 
 def _camera(entry, where: str) -> Camera:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 
 try:
@@ -51,7 +52,7 @@ def write_points(path: str | Path, points: Mapping[str, np.ndarray], labels: Lab
     else:
         records["red"], records["green"], records["blue"] = colours.T
     header = _pcd_header if path.suffix == ".pcd" else _ply_header
-    path.write_bytes(header(len(records)).encode() + records.tobytes())
+    write_atomically(path, header(len(records)).encode() + records.tobytes())
 
 
 def _write_with_open3d(path: Path, points: Mapping[str, np.ndarray], colours: np.ndarray) -> None:

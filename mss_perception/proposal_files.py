@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mss_models.files import write_atomically
 from mss_perception import calibration
 from mss_perception.calibration import Calibration
 from mss_perception.camera import Camera
@@ -80,5 +81,5 @@ def write(path: Path, proposal: Proposal, source: str) -> list[Path]:
     if there := [one for one in files if one.exists()]:
         raise FileExistsError(errno.EEXIST, "exists already; name another file", str(there[0]))
     for file, text in files.items():
-        file.write_text(text, encoding="utf-8")
+        write_atomically(file, text)
     return list(files)

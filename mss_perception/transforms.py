@@ -12,7 +12,7 @@ import numpy as np
 
 from mss_perception import rigid
 from mss_perception.lane import LaneInvalid
-from mss_perception.messages import decode_odometry, decode_transforms
+from mss_perception.messages import MessageError, decode_odometry, decode_transforms
 from mss_perception.projection import Motion
 
 SECOND = 1_000_000_000
@@ -22,6 +22,7 @@ LONGEST_EXTRAPOLATION_NS = SECOND // 10
 LONGEST_GAP_NS = SECOND // 2
 # Spacing of the poses that points are moved with. At 1 rad/s the mixing error between two is 3e-6 of the distance.
 KNOT_NS = 5_000_000
+MAX_FRAMES = 4096       # many times a robot's: who publishes ever new names must not fill the memory
 
 
 class TransformMissing(LaneInvalid):
@@ -93,20 +94,28 @@ class Transforms:
         self._lock = threading.Lock()
 
     def add_static(self, parent: str, child: str, T_parent_child: np.ndarray) -> None:
-        """A mounting that does not change; replaces what was known of `child`."""
+        """A mounting that does not change; replaces what was known of `child`. Raises MessageError for one frame too
+        many, as `add` does."""
         with self._lock:
+            self._check_room(child)
             self._edges[child] = _Edge(parent, np.array(T_parent_child, np.float64))
 
     def add(self, parent: str, child: str, time_ns: int, T_parent_child: np.ndarray) -> None:
         """A pose at a time; a new parent replaces the old one."""
         with self._lock:
+            self._check_room(child)
             edge = self._edges.get(child)
             if edge is None or edge.static is not None or edge.parent != parent:
                 edge = self._edges[child] = _Edge(parent)
             edge.add(time_ns, T_parent_child, self._keep_ns)
 
+    def _check_room(self, child: str) -> None:
+        if child not in self._edges and len(self._edges) >= MAX_FRAMES:
+            raise MessageError(f"frame {child!r} is one too many: at most {MAX_FRAMES} are kept")
+
     def add_message(self, msg, static: bool = True) -> None:
-        """A tf2_msgs/TFMessage of /tf_static, or with static=False of /tf. Raises MessageError for impossible poses."""
+        """A tf2_msgs/TFMessage of /tf_static, or with static=False of /tf. Raises MessageError for impossible poses and
+        for more frames than MAX_FRAMES."""
         for parent, child, time_ns, T in decode_transforms(msg):
             if static:
                 self.add_static(parent, child, T)
@@ -179,7 +188,7 @@ class Transforms:
             return np.eye(4)
         with self._lock:
             up_target, up_source = self._chain(target), self._chain(source)
-            ancestors = [frame for frame, _ in up_target]
+            ancestors = {frame for frame, _ in up_target}
             common = next((frame for frame, _ in up_source if frame in ancestors), None)
             if common is None:
                 raise TransformMissing(f"no transform from frame {source!r} to {target!r}; {source!r} leads up to "
@@ -201,8 +210,10 @@ class Transforms:
     def _chain(self, frame: str) -> list[tuple[str, _Edge | None]]:
         """(frame, None), (its parent, the edge between them) ... up to the root."""
         chain: list[tuple[str, _Edge | None]] = [(frame, None)]
+        passed = {frame}
         while (edge := self._edges.get(chain[-1][0])) is not None:
-            if any(edge.parent == known for known, _ in chain):
+            if edge.parent in passed:
                 raise TransformMissing(f"the frames above {frame!r} form a loop at {edge.parent!r}")
+            passed.add(edge.parent)
             chain.append((edge.parent, edge))
         return chain

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import struct
+import tracemalloc
 from pathlib import Path
 
+import lz4.frame
 import numpy as np
 import pytest
 import yaml
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import StoragePlugin, Writer, storage_mcap
 
 from mss_perception import messages
 from mss_perception.bags import EXTRA_TYPES, BagError, BagWriter, bag_summary, open_bag, read_bag, typestore
@@ -243,3 +247,101 @@ def test_writing_never_overwrites_and_knows_its_types(bag, tmp_path):
 
 def test_event_types_are_known_to_the_writer():
     assert set(EXTRA_TYPES) <= set(typestore().types)
+
+
+@pytest.mark.parametrize("kind", ["zstd", "lz4"])
+def test_a_chunk_is_unpacked_as_far_as_it_announces(kind):
+    """A bomb: a thousandth of what it becomes, or less."""
+    unpack = storage_mcap.DECOMPRESSORS[kind]
+    pack = storage_mcap.zstd.compress if kind == "zstd" else lz4.frame.compress
+    assert unpack(pack(b"abc" * 100), 300) == unpack(pack(b"abc" * 60) + pack(b"abc" * 40), 300) == b"abc" * 100
+    bomb = pack(bytes(256 << 20))
+    tracemalloc.start()
+    try:
+        for size in (0, 1000, 1 << 40):
+            with pytest.raises(ValueError, match="than the .* announces|at most 1073741824 are unpacked"):
+                unpack(bomb, size)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(unpack(pack(bytes(1000))[:-8], 1000)) <= 1000    # cut off: rosbags finds that its size is wrong
+
+
+def test_a_chunk_of_more_than_it_announces_is_a_damaged_bag(tmp_path):
+    with BagWriter(tmp_path / "bomb", compress=True) as writer:
+        for k in range(20):
+            writer.write("/image", image(k), k)
+    file = tmp_path / "bomb" / "bomb.mcap"
+    data = bytearray(file.read_bytes())
+    whole = len(b"".join(bytes(one) for _, _, one in raw_messages(file)))
+    at = data.index(b"zstd") - 16 - 4       # its size stands before checksum and name of the compression
+    size, = struct.unpack_from("<Q", data, at + 4)
+    assert size > whole
+    data = data.replace(struct.pack("<Q", size), struct.pack("<Q", size - 100))
+    file.write_bytes(data)
+    with pytest.raises(BagError, match=f"bomb is damaged: a chunk holds more than the {size - 100} bytes"):
+        list(read_bag(tmp_path / "bomb"))
+
+
+def raw_messages(file):
+    with open_bag(file) as opened:
+        return [(connection, time, bytes(data)) for connection, time, data in opened.messages(None)]
+
+
+@pytest.mark.parametrize("sql", [
+    "CREATE VIEW schema AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i FROM n) SELECT i AS schema_version "
+    "FROM n WHERE i = 4",
+    "ALTER TABLE messages ADD COLUMN more BLOB GENERATED ALWAYS AS (zeroblob(1000000000))",
+    "ALTER TABLE messages ADD COLUMN more BLOB AS (zeroblob(1000000000))",
+    "CREATE TRIGGER more AFTER INSERT ON messages BEGIN DELETE FROM topics; END",
+])
+def test_a_database_that_computes_is_refused_before_it_is_asked(tmp_path, sql):
+    store = typestore()
+    with Writer(tmp_path / "old", version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        connection = writer.add_connection("/image", "sensor_msgs/msg/Image", typestore=store)
+        writer.write(connection, 1, store.serialize_cdr(image(1), "sensor_msgs/msg/Image"))
+    database = tmp_path / "old" / "old.db3"
+    assert len(list(read_bag(tmp_path / "old"))) == 1
+    with sqlite3.connect(database) as connection:
+        if "VIEW" in sql:
+            connection.execute("DROP TABLE schema")
+        connection.execute(sql)
+    for path in (tmp_path / "old", database):
+        with pytest.raises(BagError, match="computes its content; rosbag2 writes plain tables"):
+            bag_summary(path)
+
+
+ESCAPES = ["a/msg/B:\n    import os; os.mkdir('{0}')\nclass C",
+           "a/msg/B\"\"\"\n    import os; os.mkdir('{0}')\n    \"\"\"",
+           "a/msg/B': ([], []), **__import__('os').mkdir('{0}') or {{}}, 'a/msg/C"]
+DEFINITIONS = ["int32 x\n", "int32 x=__import__('os').mkdir('{0}')\n",
+               "string A=\"'''; import os; os.mkdir('{0}'); '''\"\n",
+               "string x \"\\\"; import os; os.mkdir('{0}')\"\n", "int32[__import__('os').mkdir('{0}')] x\n",
+               "int32 x\n" + "=" * 80 + "\nMSG: a/msg/C(__import__('os').mkdir('{0}'))\nint32 y\n"]
+
+
+@pytest.mark.parametrize("name", ["a/msg/B", *ESCAPES])
+@pytest.mark.parametrize("definition", DEFINITIONS)
+def test_no_definition_of_a_type_is_code(tmp_path, name, definition):
+    """rosbags writes Python code of the types and runs it."""
+    name, definition = (text.format(tmp_path / "trapped") for text in (name, definition))
+    with Writer(tmp_path / "odd", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        odd = writer.add_connection("/odd", name, msgdef=definition, rihs01="RIHS01_0")
+        writer.write(odd, 2, b"\x00\x01\x00\x00" + bytes(8))
+    with contextlib.suppress(BagError):
+        list(read_bag(tmp_path / "odd"))
+    assert not (tmp_path / "trapped").exists()
+
+
+@pytest.mark.parametrize(("element", "data"), [("string", b"\1\0\0\0\0\0\0\0"), ("std_msgs/Header", bytes(4))])
+def test_an_array_of_a_line_of_code_for_each_element_is_not_read(tmp_path, element, data):
+    def write(path, size):
+        text = f"{element}[{size}] x\n" + "=" * 80 + "\nMSG: std_msgs/Header\nuint32 seq\n"
+        with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+            odd = writer.add_connection("/odd", "a/msg/B", msgdef=text, rihs01="RIHS01_0")
+            writer.write(odd, 2, b"\x00\x01\x00\x00" + data * 5)
+        return path
+
+    assert len(list(read_bag(write(tmp_path / "few", 5)))[0][2].x) == 5
+    with pytest.raises(BagError, match="has type a/msg/B, of which the bag has no definition that can be read"):
+        list(read_bag(write(tmp_path / "many", 10**12)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from mss_perception import calibration, reference
+from mss_perception import calibration, policy, reference
 from mss_perception.config import Config
 
 
@@ -54,7 +54,7 @@ def test_links_to_files_lead_somewhere(page):
 def test_commands_name_modules_and_options_that_exist(page):
     """Every `python -m ours --option` of the pages, a line that ends in a backslash with its next."""
     text = (ROOT / page).read_text().replace("\\\n", " ")
-    ours = r"(?:mss_perception|mss_models|training|benchmarks)"
+    ours = r"(?:mss_perception|mss_models|training|benchmarks|fuzz)"
     for module, rest in re.findall(rf"python -m ({ours}[\w.]*)([^\n`]*)", text):
         path = ROOT / module.replace(".", "/")
         source = path.with_suffix(".py") if path.with_suffix(".py").is_file() else path / "__main__.py"
@@ -80,17 +80,17 @@ def test_every_parameter_is_documented():
     assert all(line.replace("\\|", "").count("|") in (0, 7) for line in text.splitlines()), "a table is broken"
 
 
-@pytest.fixture
-def running(tmp_path, request):
-    """(a peer, the real node `mss_perception`, which has put out sets with LiDAR and diagnostics)."""
+@pytest.fixture(scope="module")
+def running(tmp_path_factory, request):
+    """A peer of the real node `mss_perception`, which has put out sets with LiDAR and diagnostics."""
     pytest.importorskip("rclpy", reason="ROS 2 is not installed: no node to compare with")
     import boxes
     import ros_peer
 
-    peer = ros_peer.Peer()
+    folder, peer = tmp_path_factory.mktemp("node"), ros_peer.Peer()
     request.addfinalizer(peer.close)
-    network = boxes.write_checkpoint(tmp_path / "network.safetensors")
-    node = ros_peer.start_node(tmp_path, peer.context.get_domain_id(), f"checkpoint:={network}", "threads:=1")
+    network = boxes.write_checkpoint(folder / "network.safetensors")
+    node = ros_peer.start_node(folder, peer.context.get_domain_id(), f"checkpoint:={network}", "threads:=1")
     request.addfinalizer(lambda: node.__exit__())
     node.wait_for("mss_perception]: active", 90)
     peer.listen("modality_mask")
@@ -98,6 +98,20 @@ def running(tmp_path, request):
     assert peer.until(lambda: any(peer.summary(stamp).get("lidar") == "1" for stamp in peer.got["modality_mask"])
                       and len(peer.diagnostics) > 2, act=lambda: peer.points(peer.camera()))
     return peer
+
+
+def test_the_policy_allows_what_a_running_node_does_and_nothing_else(running):
+    absent = {"/tf", "/tf_static"} if importlib.util.find_spec("tf2_msgs") is None else set()
+    absent |= {"~/label_info"} if importlib.util.find_spec("vision_msgs") is None else set()
+    absent.add("/clock")                            # under use_sim_time only
+    graph = {kind: {ours(name) for name, _ in getattr(running.node, f"get_{kind}_names_and_types_by_node")(
+        "mss_perception", "/")} for kind in ("subscriber", "publisher", "service")}
+    allowed = {"subscriber": policy.subscribed(Config()), "publisher": policy.published(Config()),
+               "service": policy.services()}
+    for kind, names in allowed.items():
+        expected = {name if name.startswith(("/", "~")) else f"/{name}" for name in names} - absent
+        assert graph[kind] == expected, kind
+    assert not running.node.get_client_names_and_types_by_node("mss_perception", "/")
 
 
 def ours(name: str) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-OURS = {"mss_models", "mss_perception", "training", "benchmarks"}
+OURS = {"mss_models", "mss_perception", "training", "benchmarks", "fuzz"}
 MAY_IMPORT = {
     "mss_models": {"mss_models"},
     "mss_perception": {"mss_perception", "mss_models"},
     "training": {"training", "mss_perception", "mss_models"},
     "benchmarks": OURS,
+    "fuzz": OURS,
 }
 ROS = {"rclpy", "sensor_msgs", "std_msgs", "nav_msgs", "geometry_msgs", "diagnostic_msgs", "rosgraph_msgs",
        "message_filters", "cv_bridge", "sensor_msgs_py", "tf2_ros", "tf2_msgs", "vision_msgs", "event_camera_msgs",

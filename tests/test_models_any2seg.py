@@ -114,8 +114,9 @@ def test_the_networks_fusion_is_the_option():
 
 
 def test_options_that_are_wrong():
-    with pytest.raises(ValueError, match="steps = 0"):
-        network(steps=0)
+    for steps in (0, 10**12):
+        with pytest.raises(ValueError, match=f"steps = {steps}; 1 to 64"):
+            network(steps=steps)
     with pytest.raises(ValueError, match="fusion = 'all' is unknown; known: both, balance, selection"):
         network(fusion="all")
 

@@ -267,7 +267,8 @@ def test_training_draws_from_torchs_generator():
 
 @pytest.mark.parametrize(("option", "message"), [
     ({"variant": "f"}, "variant = 'f' is unknown; known: a, b, c, d, e"), ({"sampling": "hardmin"}, "softmin, uniform"),
-    ({"robustness": "relu"}, "softmax, sigmoid"), ({"blocks": 0}, "blocks = 0"), ({"window": 0}, "window = 0")])
+    ({"robustness": "relu"}, "softmax, sigmoid"), ({"blocks": 0}, "blocks = 0"), ({"window": 0}, "window = 0"),
+    ({"blocks": 10**12}, "blocks = 10+; 1 to 64"), ({"window": 65}, "window = 65; 1 to 64")])
 def test_wrong_options_are_named(option, message):
     with pytest.raises(ValueError, match=message):
         build(**option)

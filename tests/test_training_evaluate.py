@@ -245,6 +245,7 @@ def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):
     assert "4 of the 10 frames of split test, evenly spread" in capsys.readouterr().out
     copy = checkpoints.load(shipped)
     assert copy.card["scores"]["miou_published"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["miou_published"]
+    assert copy.card["scores"]["iou"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["iou"]
     assert copy.card["recipe"] == {"name": "x"} and copy.card["scores"]["class_prior"] is None
     original = checkpoints.load(network).model.state_dict()
     assert all(torch.equal(value, original[name]) for name, value in copy.model.state_dict().items())

@@ -137,8 +137,8 @@ def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
     kept = ("command", "split", "frames", "recording", "precision", "summary")
     scores = {name: metrics[name] for name in kept} | {
         "class_prior": metrics["prior"] and metrics["prior"]["miou_present"]} | {
-        convention: {subset: figures[convention] for subset, figures in metrics["subsets"].items()}
-        for convention in CONVENTIONS}
+        name: {subset: figures[name] for subset, figures in metrics["subsets"].items()}
+        for name in (*CONVENTIONS, "iou")}
     return checkpoints.save(target, one.model, one.labels, one.encodings, {**one.card, "scores": scores},
                             image_size=one.image_size)
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from mss_models.backbones import mit, swin
 from mss_models.checkpoint import Checkpoint
+from mss_models.files import cache_folder, private_folder
 from mss_models.heads.segformer import SegFormerHead
 from mss_models.layers.ppx import PPX
 from mss_models.runtime.torch import OptionError, TorchRuntime
@@ -20,7 +24,8 @@ COMPILATIONS = 64  # of one function
 class CompiledRuntime(TorchRuntime):
     """As TorchRuntime, but the first call at an image size takes minutes: `warmup` makes them, before the robot moves.
 
-    Raises OptionError where torch.compile does not work, with torch's reason.
+    What is compiled is kept in mss_models/inductor of the user's cache, unless TORCHINDUCTOR_CACHE_DIR names a folder.
+    Raises OptionError where torch.compile does not work, with torch's reason, or others may write to that folder.
     """
 
     compiler = "inductor"
@@ -28,6 +33,12 @@ class CompiledRuntime(TorchRuntime):
     def __init__(self, checkpoint: Checkpoint, device: str = "auto", precision: str = "auto",
                  threads: int | None = None) -> None:
         super().__init__(checkpoint, device, precision, threads)
+        # By default it is in /tmp under a name that anybody may take first, and torch runs what it finds there.
+        folder = os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder("inductor")))
+        try:
+            private_folder(Path(folder))
+        except OSError as error:
+            raise OptionError(f"backend 'torch-compile' keeps code in TORCHINDUCTOR_CACHE_DIR: {error}") from error
         from torch._dynamo import config  # takes a second: only who compiles waits for it
 
         # Past its limit Dynamo goes on in eager mode. It counts per function: 4 stages, for 1 and for more images, ...

@@ -18,15 +18,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mss_models.files import SHARED, cache_folder
 from mss_models.runtime.torch import OptionError
 
 MAGIC = b"mss_models engine 1\n"
-SHARED = stat.S_IWGRP | stat.S_IWOTH
 
 
 def default_folder() -> Path:
     """Where engines are cached: $XDG_CACHE_HOME or ~/.cache, mss_models/tensorrt."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mss_models" / "tensorrt"
+    return cache_folder("tensorrt")
 
 
 def content_key(onnx: bytes, **made_with: Any) -> str:

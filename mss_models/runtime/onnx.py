@@ -44,16 +44,39 @@ class OnnxRuntime(ExportedRuntime):
         try:
             self._session = onnxruntime.InferenceSession(model if isinstance(model, bytes) else str(model), options,
                                                          providers=providers)
-        except Exception as error:  # its errors share no base class
+            text = self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        except Exception as error:  # its errors share no base class; nor need a text be UTF-8
+            reason = str(error).strip() or type(error).__name__
             raise OptionError(f"{source} cannot be opened by ONNX Runtime {onnxruntime.__version__}: "
-                              f"{str(error).strip().splitlines()[0]}") from error
+                              f"{reason.splitlines()[0]}") from error
         if self.device.type == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise OptionError(f"ONNX Runtime {onnxruntime.__version__} could not start on {self.device}: its CUDA "
                               "and cuDNN libraries do not fit; see its page 'CUDA Execution Provider', or use 'cpu'")
-        super().__init__(Metadata.from_json(self._session.get_modelmeta().custom_metadata_map.get(METADATA_KEY),
-                                            source), source, precision)
+        super().__init__(Metadata.from_json(text, source), source, precision)
+        self._check_interface(source)
         self._options = onnxruntime.RunOptions()
         self._options.only_execute_path_to_fetches = True  # what only the other outputs need is not computed
+
+    def _check_interface(self, source: str) -> None:
+        """Raises OptionError unless the graph takes and gives what exported.py says, as far as it names fixed sizes."""
+        height, width = self.size or (None, None)
+        count, classes = len(self.modalities), len(self.labels)
+        expected = {"images": ("tensor(uint8)", (None, count, height, width, 3)),
+                    "present": ("tensor(bool)", (None, count)),
+                    "logits": ("tensor(float)", (None, classes, height, width)),
+                    "labels": ("tensor(uint8)", (None, height, width)),
+                    "confidence": ("tensor(uint8)", (None, height, width))}
+        found = {one.name: (one.type, one.shape)
+                 for one in (*self._session.get_inputs(), *self._session.get_outputs())}
+        for name, (kind, sizes) in expected.items():
+            there, shape = found.pop(name, ("nothing", ()))
+            if there != kind or len(shape) != len(sizes) or any(
+                    type(a) is int and b is not None and a != b for a, b in zip(shape, sizes, strict=True)):
+                raise OptionError(f"{source} has {there} {list(shape)} as {name!r}; {kind} {list(sizes)} is needed, "
+                                  "None being any size: export the checkpoint again")
+        if found:
+            raise OptionError(f"{source} has other inputs or outputs too: {', '.join(found)}; export the checkpoint "
+                              "again")
 
     def run(self, images: np.ndarray, present: np.ndarray, outputs: tuple[str, ...]) -> list[Tensor]:
         """See ExportedRuntime.run. The results are on the CPU: labels of the images' size are little to copy."""

@@ -50,8 +50,8 @@ class Any2Seg(System):
                  drop_path: float = 0.1, dropout: float = 0.1, steps: int = 1, fusion: str = "both") -> None:
         super().__init__(system="any2seg", modalities=tuple(modalities), num_classes=num_classes, backbone=backbone,
                          head_width=head_width, drop_path=drop_path, dropout=dropout, steps=steps, fusion=fusion)
-        if steps < 1:
-            raise ValueError(f"steps = {steps}; at least 1 is needed")
+        if not 1 <= steps <= 64:  # a file may ask for any number
+            raise ValueError(f"steps = {steps}; 1 to 64 are possible")
         if fusion not in FUSIONS:
             raise ValueError(f"fusion = {fusion!r} is unknown; known: {', '.join(FUSIONS)}")
         self.steps, self.fusion = steps, fusion

@@ -65,9 +65,9 @@ class CHARM(System):
                                    ("robustness", robustness, NORMALISATIONS)):
             if value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; known: {', '.join(known)}")
-        for name, value in (("blocks", blocks), ("window", window)):
-            if value < 1:
-                raise ValueError(f"{name} = {value}; at least 1 is needed")
+        for name, value, most in (("blocks", blocks, 64), ("window", window, 64)):
+            if not 1 <= value <= most:  # a file may ask for any number
+                raise ValueError(f"{name} = {value}; 1 to {most} are possible")
         self.variant, self.col_weight, self.ine_weight = variant, col_weight, ine_weight
         self.backbone = create_backbone(backbone, drop_path)
         channels = self.backbone.channels

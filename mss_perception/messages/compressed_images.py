@@ -129,17 +129,22 @@ def _decode_file(data: np.ndarray, name: str, size: tuple[int, int] | None) -> n
     if codec == "JPEG":
         file = data.tobytes()
         frame, scans = jpeg.read_frame(file)
-        _check_header(frame.height, frame.width, size)
+        announced = frame.height, frame.width
+        _check_header(*announced, size)
         jpeg.check_data(file, frame, scans)
         data = np.frombuffer(file + jpeg.END_OF_IMAGE, np.uint8)    # some cameras leave it out
     else:
-        _check_header(*_png_size(data), size)
+        announced = _png_size(data)
+        _check_header(*announced, size)
     try:
         image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
         raise MessageError(f"{codec} image cannot be decoded: {error.err}") from error
     if image is None:
         raise MessageError(f"{codec} image of {len(data)} bytes cannot be decoded; it is damaged or cut off")
+    if image.shape[:2] != announced:
+        raise MessageError(f"{codec} image announces {announced[1]} x {announced[0]} and holds {image.shape[1]} x "
+                           f"{image.shape[0]}; it is damaged")
     return image
 
 

@@ -27,6 +27,9 @@ START_OF_SCAN = 0xDA
 TABLES, RESTART_INTERVAL = 0xC4, 0xDD
 FRAMES = tuple(kind for kind in range(0xC0, 0xD0) if kind not in (0xC4, 0xC8, 0xCC))
 SEQUENTIAL = (0xC0, 0xC1)       # with Huffman's code
+# Markers without a length: restarts, START and END. In a header libjpeg goes over them and reads what follows, which
+# would be a segment's content to whoever takes the next two bytes for a length: another picture could hide there.
+ALONE = range(0xD0, 0xDA)
 # Of a progressive JPEG; each scan goes over the whole picture, so a file of nothing but scans takes hours.
 MAX_SCANS = 100
 
@@ -72,7 +75,7 @@ def read_frame(file: bytes) -> tuple[Frame, list[Scan]]:
                                "header")
         mark, kind, length = struct.unpack_from(">BBH", file, at)
         body = file[at + 4:at + 2 + length]
-        if mark != 0xFF or not 0xC0 <= kind <= 0xFE or length < 2:
+        if mark != 0xFF or not 0xC0 <= kind <= 0xFE or kind in ALONE or length < 2:
             raise MessageError(f"JPEG image has {file[at:at + 4].hex(' ')} where a segment should begin, at byte {at} "
                                f"of {len(file)}; it is damaged" if frame else "JPEG image has no frame header")
         at += 2 + length

@@ -1,0 +1,1 @@
+"""Fuzzing: every decoder of what comes from outside, with inputs that nobody meant to send. `python -m fuzz`."""
