@@ -46,6 +46,7 @@ CASES = [
     Case("equiseg"),
     Case("charm"),
     Case("charm", {"variant": "d", "sampling": "uniform"}, variant="d"),
+    Case("geminifusion", zero_filled=True),
 ]
 CLASSES = 5
 SIZE = (64, 96)
