@@ -112,6 +112,17 @@ def test_mixed_subsets_in_one_batch_equal_one_by_one(case, count):
 
 
 @torch.no_grad()
+def test_six_modalities_of_any_kind_without_rgb(case):
+    model = build(case, modalities=("depth", "event", "radar", "aolp", "dolp", "nir"))
+    subsets = [model.modalities, model.modalities[:1], model.modalities[1::2]]
+    images = random_images(model, len(subsets), (32, 64))
+    together = model(images, masks(model, *subsets))
+    for i, subset in enumerate(subsets):
+        alone = model({name: images[name][i : i + 1] for name in subset}, masks(model, subset))
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_every_subset_of_the_same_images_gives_another_output(case):
     model = build(case)
     subsets = subsets_of(model.modalities)
