@@ -6,6 +6,7 @@
     cmnext        CMNeXt (jamycheung/DELIVER)
     stitchfusion  StitchFusion (LiBingyu01/StitchFusion-...), whatever its adapters
     robustseg     the mean-fusion network of RobustSeg, teacher or student (RobustSeg/RobustSeg)
+    geminifusion  GeminiFusion (JiaDingCN/GeminiFusion, branch DeLiVER)
 
 A file is the user's own: nothing is downloaded. It is read without running code from it. Names are mapped by the
 tables below alone. Every tensor of the file ends up in the network or is named as of no use there, and every tensor of
@@ -111,6 +112,28 @@ STITCHFUSION: Rules = (
     *within(r"decode_head\.", HEAD, "head."),
 )
 
+NORMS = r"\.ln_(?P<k>\d+)\.(?P<rest>.+)"
+OURS = "backbone.stages.{stage}."
+GEMINIFUSION: Rules = (
+    (r"backbone\.patch_embed(?P<stage>\d)\.proj\.module\.(?P<rest>.+)", OURS + "embed.proj.{rest}"),
+    (r"backbone\.patch_embed(?P<stage>\d)\.norm" + NORMS, OURS + "embed.norm.{k}.{rest}"),
+    (r"backbone\.norm(?P<stage>\d)" + NORMS, OURS + "norm.{k}.{rest}"),
+    *((BLOCK + theirs, OURS + "blocks.{n}." + ours) for theirs, ours in (
+        (r"(?P<norm>norm[12])" + NORMS, "{norm}.{k}.{rest}"),
+        (r"attn\.norm" + NORMS, "attention.norm.{k}.{rest}"),
+        (r"attn\.(?P<layer>q|kv|proj|sr)\.module\.(?P<rest>.+)", "attention.{layer}.{rest}"),
+        (r"attn\.relation_judger\.0\.fc1\.(?P<rest>.+)", "attention.between.relation.0.{rest}"),
+        (r"attn\.relation_judger\.0\.fc2\.(?P<rest>.+)", "attention.between.relation.2.{rest}"),
+        (r"attn\.(?P<which>[kv])_noise\.weight", "attention.between.noise_{which}"),
+        (r"attn\.cross_attn_(?P<k>\d)_to_\d\.in_proj_(?P<rest>.+)", "attention.between.attentions.{k}.qkv.{rest}"),
+        (r"attn\.cross_attn_(?P<k>\d)_to_\d\.out_proj\.(?P<rest>.+)", "attention.between.attentions.{k}.out.{rest}"),
+        (r"mlp\.dwconv\.dwconv\.(?P<rest>.+)", "mlp.dwconv.{rest}"),
+        (r"mlp\.(?P<layer>fc[12])\.module\.(?P<rest>.+)", "mlp.{layer}.{rest}"))),
+    (r"backbone\.extra_score_predictor\.(?P<k>\d)\.score_nets\.(?P<rest>.+)", "hubs.{k}.scores.{rest}"),
+    ("alpha", "alpha"),
+    *within(r"decode_head\.", HEAD, "head."),
+)
+
 
 class ImportingError(ValueError):
     """A file cannot be read, or does not fit the network. The message names the file or the keys."""
@@ -122,7 +145,7 @@ class Kind:
 
     architecture: the options of the network that a file is for, read off its names and shapes, from the number of
     modalities and the options that the user gives.  unused: pattern of the names that the network may have no use for.
-    covers: the prefix of our names that a file fills.
+    covers: pattern of the beginning of those of our names that a file fills.
     """
 
     source: str
@@ -170,21 +193,32 @@ def remap(state: State, kind: Kind, expected: State) -> tuple[dict[str, Tensor],
     """
     result: dict[str, Tensor] = {}
     unused, unknown, misshapen = [], [], []
+    copies = _copies(expected)
     for name, tensor in state.items():
         ours = rename(name, kind.rules)
-        if ours not in expected or ours in result:
+        places = [ours] if ours in expected else copies.get(ours, [])
+        if not places or places[0] in result:
             (unused if re.fullmatch(kind.unused, name) else unknown).append(name)
             continue
-        shape = expected[ours].shape
+        shape = expected[places[0]].shape
         if tensor.shape not in (shape, (*shape, 1, 1)):
             misshapen.append(f"{name} {tuple(tensor.shape)} instead of {tuple(shape)}")
-        result[ours] = tensor.reshape(shape) if tensor.numel() == shape.numel() else tensor
-    missing = [name for name in expected if name.startswith(kind.covers) and name not in result]
+        result |= dict.fromkeys(places, tensor.reshape(shape) if tensor.numel() == shape.numel() else tensor)
+    missing = [name for name in expected if re.match(kind.covers, name) and name not in result]
     problems = [f"{what}: {', '.join(names)}" for what, names in
                 (("of no such network", unknown), ("nothing for", missing), ("of another shape", misshapen)) if names]
     if problems:
         raise ImportingError("; ".join(problems))
     return result, unused
+
+
+def _copies(expected: State) -> dict[str, list[str]]:
+    """Where a MiT's tensors go that a system has several of: EQUISeg has encoders, GeminiFusion norms in its one."""
+    copies: dict[str, list[str]] = {}
+    for name in expected:
+        one = re.sub(r"(norm[12]?)\.\d+\.", r"\1.", re.sub(r"^backbones\.\w+\.", "backbone.", name))
+        copies.setdefault(one, []).append(name)
+    return copies
 
 
 def import_weights(state: State, kind: str, modalities: Sequence[str], **options: Any) -> tuple[System, list[str]]:
@@ -261,6 +295,13 @@ def _robustseg(state: State, modalities: int, options: Mapping[str, Any]) -> dic
     return {"system": "segformer_mean", **_network(state, "encoder.", "decoder.")}
 
 
+def _geminifusion(state: State, modalities: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    norm = r"backbone\.patch_embed1\.norm\.ln_\d+\.weight"
+    _check_count(sum(bool(re.fullmatch(norm, name)) for name in state), modalities)
+    plain = {re.sub(r"\.(module|ln_0)(?=\.)", "", name): tensor for name, tensor in state.items()}
+    return {"system": "geminifusion", **_network(plain, "backbone.", "decode_head.")}
+
+
 def _check_count(found: int, given: int) -> None:
     if found != given:
         raise ImportingError(f"this file is for {found} modalities, and {given} are given")
@@ -268,12 +309,15 @@ def _check_count(found: int, given: int) -> None:
 
 KINDS: dict[str, Kind] = {
     "mit": Kind("github.com/NVlabs/SegFormer or github.com/whai362/PVT", within("", MIT, "backbone."), _mit,
-                unused=r"head\.(weight|bias)", covers="backbone."),
+                unused=r"head\.(weight|bias)", covers=r"backbones?\.(?!.*\.between\.)"),
     "cmnext": Kind("github.com/jamycheung/DELIVER", CMNEXT, _cmnext),
     "stitchfusion": Kind("github.com/LiBingyu01/StitchFusion-...", STITCHFUSION, _stitchfusion, unused=FFM + ".+"),
     "robustseg": Kind("github.com/RobustSeg/RobustSeg",
                       within(r"encoder\.", MIT, "backbone.") + within(r"decoder\.", HEAD, "head."), _robustseg,
                       unused=r"classifier\.weight"),
+    # The code builds a score more than there are modalities to score.
+    "geminifusion": Kind("github.com/JiaDingCN/GeminiFusion", GEMINIFUSION, _geminifusion,
+                         unused=r"backbone\.extra_score_predictor\..+"),
 }
 
 
@@ -305,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         card = {"command": command, "imported": {
             "file": args.file.name, "sha256": hashlib.sha256(args.file.read_bytes()).hexdigest(), "kind": args.kind,
             "source": KINDS[args.kind].source, "unused": unused,
-            "random": KINDS[args.kind].covers and f"all but {KINDS[args.kind].covers}*, seed {args.seed}"}}
+            "random": KINDS[args.kind].covers and f"all but the encoder, seed {args.seed}"}}
         identity = checkpoint.save(args.out, model, labels, encodings, card, image_size=tuple(args.image_size),
                                    half=False)
     except (ValueError, OSError) as error:

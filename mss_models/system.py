@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mss_models.layers.windows import round_up
 from mss_models.losses import ohem_cross_entropy
 from mss_models.modality import canonical_order
 
@@ -66,7 +67,7 @@ class System(nn.Module):
         else:
             height, width = self._check(images, present)
             given = [name for name in self.modalities if name in images and bool(present[name].any())]
-        pad = (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE)
+        pad = (0, round_up(width, SIZE_MULTIPLE) - width, 0, round_up(height, SIZE_MULTIPLE) - height)
         dtype = next(self.parameters()).dtype
         images = {name: images[name].to(dtype) for name in given}
         if any(pad):

@@ -97,7 +97,7 @@ def test_every_family_keeps_the_interface(name):
         assert (half.float() - feature).abs().mean() < 0.1 * feature.std()
 
 
-@pytest.mark.parametrize("system", ["cmnext", "stitchfusion"])
+@pytest.mark.parametrize("system", ["cmnext", "stitchfusion", "geminifusion"])
 def test_systems_that_work_inside_the_stages_take_mit_and_pvt_only(system):
     assert create(system=system, modalities=("rgb", "lidar"), num_classes=5, backbone="PVTv2-B0")
     with pytest.raises(ValueError, match="'Swin-T' is unknown or none that this system can work in; known: B0, B1"):
@@ -106,7 +106,7 @@ def test_systems_that_work_inside_the_stages_take_mit_and_pvt_only(system):
 
 @pytest.mark.parametrize(("system", "backbone"), [("segformer_mean", "B0"), ("segformer_mean", "PVTv2-B0"),
                                                   ("segformer_mean", "Swin-T"), ("cmnext", "B0"),
-                                                  ("stitchfusion", "B0")])
+                                                  ("stitchfusion", "B0"), ("geminifusion", "B0")])
 @pytest.mark.parametrize("blank", [("rgb",), ("depth", "lidar")])
 def test_blank_images_do_not_blow_up_the_first_gradients(system, backbone, blank):
     """Zeros after normalisation: 1e4 and more, up to infinity, if all tokens of an image are 0."""

@@ -8,17 +8,19 @@ import subprocess
 import sys
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from test_models_systems import CASES, build
 
 from mss_models import checkpoint, export
-from mss_models.backbones import MIT_FORMS
+from mss_models.backbones import MIT_FORMS, swin
 from mss_models.labels import LabelSet
 from mss_models.modality import DEFAULT_ENCODINGS
 from mss_models.runtime import OptionError, open_runtime
 from mss_models.runtime.exported import Metadata
 from mss_models.system import InputError
+from mss_models.systems.charm import MPU
 
 SIZE = (64, 96)
 LABELS = LabelSet("five", tuple("abcde"), tuple((i, i, i) for i in range(5)))
@@ -198,11 +200,36 @@ def test_wrong_options_end_with_one_line_and_2(network, arguments, capsys, tmp_p
     assert capsys.readouterr().err.strip()
 
 
-def test_attention_windows_and_a_free_size_are_refused_at_once(tmp_path):
-    case, = [one for one in CASES if str(one) == "charm"]
-    checkpoint.save(tmp_path / "net.safetensors", build(case, 2), LABELS, DEFAULT_ENCODINGS, {}, image_size=SIZE)
-    with pytest.raises(export.ExportError, match="free size"):
-        export.to_onnx(checkpoint.load(tmp_path / "net.safetensors"), None)
+class Windows(torch.nn.Module):
+    """All there is of attention windows: MPU's and Swin's, plain and shifted, on maps of any size."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.units = torch.nn.ModuleList(MPU(8, 2, NAMES[:2], window=4, shift=shift) for shift in (0, 2))
+        self.stage = swin.Stage(torch.nn.Identity(), 8, 2, [0.0, 0.0])
+
+    def forward(self, maps, present):
+        x = maps.sum(dim=0)
+        for unit in self.units:
+            x = unit(x, maps, NAMES[:2], mask=present)
+        return self.stage(x)
+
+
+@torch.no_grad()
+def test_attention_windows_in_a_graph_of_free_size():
+    """Whole networks with them: test_models_onnx.py, its long form."""
+    windows = Windows().eval()
+    free = {"maps": {1: "batch", 2: "height", 3: "width"}, "present": {1: "batch"}}
+    with export._quiet():
+        program = torch.onnx.export(windows, (torch.zeros(2, 3, 17, 19, 8), torch.ones(2, 3, dtype=torch.bool)),
+                                    dynamo=True, opset_version=export.OPSET, verbose=False, dynamic_shapes=free)
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    present = torch.tensor([[True, False], [True, True]])
+    for size in ((4, 8), (5, 9), (28, 56), (1, 1)):  # multiples of 4, of none, of both windows, less than either
+        maps = torch.randn(2, 2, *size, 8)
+        (found,) = session.run(None, {"maps": maps.numpy(), "present": present.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), windows(maps, present), rtol=1e-4, atol=1e-4)
 
 
 YES = np.array([True])

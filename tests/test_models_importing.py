@@ -131,6 +131,31 @@ def stitchfusion(modalities=3, kinds=("none", "shared", "undirected", "directed"
     return shapes
 
 
+def geminifusion(modalities=3):
+    shapes = {"alpha": (2,)} | head("decode_head.", 512)
+    for name, shape in mit("backbone.").items():
+        stem, leaf = name.rsplit(".", 1)
+        if "norm" in stem:
+            for k in range(modalities if "patch_embed" in stem else 2):
+                shapes[f"{stem}.ln_{k}.{leaf}"] = shape
+        else:
+            shapes[name if "dwconv" in stem else f"{stem}.module.{leaf}"] = shape
+    for s, c in enumerate(CHANNELS):
+        for n in range(2):
+            attention = f"backbone.block{s + 1}.{n}.attn"
+            for side in ("0_to_1", "1_to_0"):
+                cross = f"{attention}.cross_attn_{side}"
+                shapes |= {f"{cross}.in_proj_weight": (3 * c, c), f"{cross}.in_proj_bias": (3 * c,)}
+                shapes |= weight_and_bias(f"{cross}.out_proj", c, c)
+            shapes |= weight_and_bias(f"{attention}.relation_judger.0.fc1", c, 2 * c)
+            shapes |= weight_and_bias(f"{attention}.relation_judger.0.fc2", c, c)
+            shapes |= {f"{attention}.k_noise.weight": (2, c), f"{attention}.v_noise.weight": (2, c)}
+        for m in range(modalities if modalities > 2 else 0):  # one more than there are to score
+            score = f"backbone.extra_score_predictor.{s}.score_nets.{m}"
+            shapes |= weight_and_bias(f"{score}.0", c, 1, 3, 3) | weight_and_bias(f"{score}.1", 1, c, 1, 1)
+    return shapes
+
+
 def tensors(shapes, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.rand(shape, generator=generator) + 0.1 if shape or not name.endswith("tracked")
@@ -181,6 +206,26 @@ PAIRS = {  # kind -> foreign name -> ours, for at least one name of every rule
         "backbone.feature_cross.mix_ffn.0.pwconv2.bn.running_mean": "fuse.0.mlp.after.1.running_mean",
         "backbone.feature_cross.mix_ffn.3.dwconv5.dwconv.weight": "fuse.3.mlp.dwconvs.1.weight",
         "backbone.feature_cross.mix_ffn.3.fc1.bias": "fuse.3.mlp.fc1.bias"},
+    "geminifusion": {
+        "backbone.patch_embed1.proj.module.weight": "backbone.stages.0.embed.proj.weight",
+        "backbone.patch_embed4.norm.ln_2.bias": "backbone.stages.3.embed.norm.2.bias",
+        "backbone.norm2.ln_1.weight": "backbone.stages.1.norm.1.weight",
+        "backbone.block2.1.norm2.ln_0.weight": "backbone.stages.1.blocks.1.norm2.0.weight",
+        "backbone.block1.0.attn.norm.ln_1.bias": "backbone.stages.0.blocks.0.attention.norm.1.bias",
+        "backbone.block2.1.attn.kv.module.weight": "backbone.stages.1.blocks.1.attention.kv.weight",
+        "backbone.block3.0.attn.sr.module.bias": "backbone.stages.2.blocks.0.attention.sr.bias",
+        "backbone.block4.0.attn.relation_judger.0.fc1.weight":
+            "backbone.stages.3.blocks.0.attention.between.relation.0.weight",
+        "backbone.block4.0.attn.relation_judger.0.fc2.bias":
+            "backbone.stages.3.blocks.0.attention.between.relation.2.bias",
+        "backbone.block4.0.attn.v_noise.weight": "backbone.stages.3.blocks.0.attention.between.noise_v",
+        "backbone.block1.1.attn.cross_attn_1_to_0.in_proj_weight":
+            "backbone.stages.0.blocks.1.attention.between.attentions.1.qkv.weight",
+        "backbone.block1.1.attn.cross_attn_0_to_1.out_proj.bias":
+            "backbone.stages.0.blocks.1.attention.between.attentions.0.out.bias",
+        "backbone.block3.0.mlp.fc2.module.weight": "backbone.stages.2.blocks.0.mlp.fc2.weight",
+        "backbone.block3.0.mlp.dwconv.dwconv.weight": "backbone.stages.2.blocks.0.mlp.dwconv.weight",
+        "backbone.extra_score_predictor.3.score_nets.1.0.weight": "hubs.3.scores.1.0.weight", "alpha": "alpha"},
 }
 
 
@@ -197,7 +242,11 @@ CASES = {
     "stitchfusion": (stitchfusion(), MODALITIES[:3], {"fusion": "ffm"},
                      PAIRS["stitchfusion"] | prefixed(PAIRS["mit"], "backbone.", "backbone.")
                      | prefixed(PAIRS["head"], "decode_head.", "head.")),
+    "geminifusion": (geminifusion(), MODALITIES[:3], {}, PAIRS["geminifusion"]
+                     | prefixed(PAIRS["head"], "decode_head.", "head.")),
 }
+UNUSED = {"mit": ["head.weight", "head.bias"], "robustseg": ["classifier.weight"],
+          "geminifusion": [name for name in geminifusion() if "score_nets.2" in name]}
 
 
 @pytest.mark.parametrize("kind", CASES)
@@ -208,7 +257,7 @@ def test_every_tensor_lands_where_it_belongs(kind):
     ours = model.state_dict()
     for foreign, name in pairs.items():
         assert torch.equal(state[foreign].flatten(), ours[name].flatten()), name
-    assert unused == {"mit": ["head.weight", "head.bias"], "robustseg": ["classifier.weight"]}.get(kind, [])
+    assert unused == UNUSED.get(kind, [])
     given = sorted(one.sum().item() for name, one in state.items() if name not in unused)
     filled = sorted(one.sum().item() for name, one in ours.items() if kind != "mit" or name.startswith("backbone."))
     assert given == pytest.approx(filled)  # each exactly once
@@ -224,6 +273,8 @@ def test_options_are_read_off_the_file(modalities):
                               MODALITIES[:modalities])
     assert model.architecture["published_aliasing"] and model.architecture["adapters"] == kinds
     assert model.architecture["fusion"] == "sum"
+    model, _ = import_weights(tensors(geminifusion(modalities)), "geminifusion", MODALITIES[:modalities])
+    assert model.architecture["head_width"] == 512 and len(model.hubs) == (4 if modalities > 2 else 0)
 
 
 def test_an_ffm_that_was_not_used_is_left_out_when_the_user_says_so():
@@ -238,7 +289,7 @@ def test_an_ffm_that_was_not_used_is_left_out_when_the_user_says_so():
 def test_every_key_is_accounted_for(kind):
     shapes, modalities, options, _ = CASES[kind]
     state = tensors(shapes)
-    lost, bent = [name for name in state if "norm" in name and name.endswith("weight")][3:5]
+    lost, bent = [name for name in state if "attn.norm" in name and name.endswith("weight")][:2]
     del state[lost]
     state[bent] = torch.zeros(5)
     state["backbone.lora.weight"] = torch.zeros(1)
@@ -253,12 +304,29 @@ def test_every_key_is_accounted_for(kind):
     ("cmnext", MODALITIES[:3], {}, "for 4 modalities, and 3 are given"),
     ("cmnext", ("depth", "rgb"), {}, "in the order rgb depth"),
     ("cmnext", MODALITIES, {"num_classes": 19}, "num_classes is 25 in this file, and 19 is given"),
+    ("geminifusion", MODALITIES, {}, "for 0 modalities, and 4 are given"),
     ("robustseg", MODALITIES, {}, "this is no robustseg file: decoder.linear_pred.weight is missing"),
     ("segnext", MODALITIES, {}, "'segnext' is unknown; known: mit, cmnext"),
 ])
 def test_what_does_not_fit_is_named(kind, modalities, options, message):
     with pytest.raises(ImportingError, match=message):
         import_weights(tensors(cmnext()), kind, modalities, **options)
+
+
+@pytest.mark.parametrize("system", ["equiseg", "geminifusion"])
+def test_an_imagenet_encoder_fills_all_the_copies_that_a_system_has_of_it(system):
+    state = tensors(imagenet())
+    model, _ = import_weights(state, "mit", MODALITIES[:2], system=system, num_classes=25)
+    ours = model.state_dict()
+    if system == "equiseg":
+        places = [f"backbones.{name}.stages.1.blocks.0.norm2.weight" for name in MODALITIES[:2]]
+    else:
+        places = [f"backbone.stages.1.blocks.0.norm2.{stream}.weight" for stream in range(2)]
+        assert torch.equal(ours["backbone.stages.0.embed.proj.weight"], state["patch_embed1.proj.weight"])
+    assert all(torch.equal(ours[one], state["block2.0.norm2.weight"]) for one in places)
+    del state["block2.0.norm2.weight"]
+    with pytest.raises(ImportingError, match=f"nothing for: {', '.join(places)}$"):
+        import_weights(state, "mit", MODALITIES[:2], system=system, num_classes=25)
 
 
 def test_pvt_v2_has_the_layout_of_mit():

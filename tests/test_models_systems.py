@@ -46,6 +46,7 @@ CASES = [
     Case("equiseg"),
     Case("charm"),
     Case("charm", {"variant": "d", "sampling": "uniform"}, variant="d"),
+    Case("geminifusion", zero_filled=True),
 ]
 CLASSES = 5
 SIZE = (64, 96)
@@ -105,6 +106,17 @@ def test_mixed_subsets_in_one_batch_equal_one_by_one(case, count):
     images = random_images(model, len(subsets))
     together = model(images, masks(model, *subsets))
     assert together.shape == (len(subsets), CLASSES, *SIZE) and bool(torch.isfinite(together).all())
+    for i, subset in enumerate(subsets):
+        alone = model({name: images[name][i : i + 1] for name in subset}, masks(model, subset))
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_six_modalities_of_any_kind_without_rgb(case):
+    model = build(case, modalities=("depth", "event", "radar", "aolp", "dolp", "nir"))
+    subsets = [model.modalities, model.modalities[:1], model.modalities[1::2]]
+    images = random_images(model, len(subsets), (32, 64))
+    together = model(images, masks(model, *subsets))
     for i, subset in enumerate(subsets):
         alone = model({name: images[name][i : i + 1] for name in subset}, masks(model, subset))
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-4, atol=1e-4)

@@ -460,7 +460,7 @@ def test_every_image_is_encoded_once(data, network):
     assert sum(encoded) == len(data) * 2
 
 
-@pytest.mark.parametrize("system", ["cmnext", "stitchfusion"])
+@pytest.mark.parametrize("system", ["cmnext", "stitchfusion", "geminifusion"])
 def test_zeros_are_what_absent_is_to_the_systems_that_fill_in_zeros(data, network, system):
     trials = [Trial(protocol, ("rgb", "lidar")) for protocol in ("any-modal", "emm")]
     absent, zero = (merge(one) for one in score(network(system), data, trials).values())

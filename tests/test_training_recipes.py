@@ -149,7 +149,7 @@ def test_every_recipe_builds_its_network(recipe):
 
 
 SYSTEMS = ("segformer_mean", "cmnext", "stitchfusion", "magic", "magic_plus", "any2seg", "anyseg", "robustseg",
-           "equiseg", "charm")
+           "equiseg", "charm", "geminifusion")
 
 
 # frames, epochs, batch, crop, scale, modalities, colour jitter, blur and its sigma, variant: of the papers
@@ -167,7 +167,8 @@ def test_the_papers_settings(system, data):
         assert recipe.backbone == backbone.upper() and recipe.loss == "system"
         (phase,) = recipe.phases
         assert (phase.crop, phase.batch, phase.scale) == (crop, batch, scale)
-        assert (recipe.lr, recipe.weight_decay) == (6e-5, 0.01)
+        assert (recipe.lr, recipe.drop_path) == ((2e-4, 0.2) if system == "geminifusion" else (6e-5, 0.1))
+        assert recipe.weight_decay == 0.01
         assert (recipe.modalities, recipe.data_variant) == (modalities, variant)
         epoch = frames // batch  # iterations
         assert recipe.iterations == epochs * epoch and recipe.warmup * recipe.iterations == pytest.approx(10 * epoch)

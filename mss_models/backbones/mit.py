@@ -65,6 +65,7 @@ class Attention(nn.Module):
         self.reduction = reduction
         self.q = nn.Linear(channels, channels)
         self.kv = nn.Linear(channels, 2 * channels)
+        self.between = nn.Identity()  # where a system may put a layer of its own (GeminiFusion)
         self.proj = nn.Linear(channels, channels)
         if reduction > 1:
             self.sr = nn.Conv2d(channels, channels, reduction, stride=reduction)
@@ -80,7 +81,7 @@ class Attention(nn.Module):
         kv = self.kv(context).view(B, -1, 2, self.heads, C // self.heads)
         k, v = kv.permute(2, 0, 3, 1, 4)  # each (B, heads, HW/R^2, C/heads)
         x = attend(q, k, v)
-        return self.proj(x.transpose(1, 2).reshape(B, H, W, C))
+        return self.proj(self.between(x.transpose(1, 2).reshape(B, H, W, C)))
 
 
 class Block(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mss_models.layers.initialisation import initialise, initialise_reading
 from mss_models.layers.tokens import DropPath, attend, convolve, drop_path_rates, to_tokens
-from mss_models.layers.windows import merge, partition, relative_positions, shift_mask
+from mss_models.layers.windows import merge, partition, relative_positions, round_up, shift_mask
 
 WINDOW = 7
 
@@ -54,7 +54,7 @@ class WindowAttention(nn.Module):
         if mask is None:
             bias = bias.unsqueeze(0)
         else:
-            bias = torch.where(mask.unsqueeze(1), bias, -torch.inf).repeat(count // len(mask), 1, 1, 1)
+            bias = torch.where(mask.unsqueeze(1), bias, -torch.inf).repeat(count // mask.shape[0], 1, 1, 1)
         x = attend(q, k, v, bias)  # (B nW, heads, N, C/heads)
         return self.proj(x.transpose(1, 2).reshape(count, N, C))
 
@@ -72,8 +72,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """x (B, H, W, C); mask: of the stage's shifted windows."""
         H, W = x.shape[1:3]
-        y = F.pad(self.norm1(x), (0, 0, 0, -W % WINDOW, 0, -H % WINDOW))  # (B, H', W', C), whole windows
-        padded = y.shape[1:3]
+        padded = round_up(H, WINDOW), round_up(W, WINDOW)
+        y = F.pad(self.norm1(x), (0, 0, 0, padded[1] - W, 0, padded[0] - H))  # (B, H', W', C), whole windows
         if self.shift:
             y = y.roll((-self.shift, -self.shift), dims=(1, 2))
         y = merge(self.attention(partition(y, WINDOW), mask if self.shift else None), WINDOW, *padded)
@@ -118,7 +118,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)  # (B, H, W, C)
-        height, width = (length + -length % WINDOW for length in x.shape[1:3])
+        height, width = (round_up(length, WINDOW) for length in x.shape[1:3])
         mask = shift_mask(height, width, WINDOW, WINDOW // 2, x.device)
         for block in self.blocks:
             x = block(x, mask)

@@ -6,6 +6,11 @@ import torch
 from torch import Tensor
 
 
+def round_up(length: int, multiple: int) -> int:
+    """The next multiple. As a product, so that an exporter sees what it is divisible by; in n + -n % m it does not."""
+    return (length + multiple - 1) // multiple * multiple
+
+
 def partition(x: Tensor, size: int) -> Tensor:
     """(B, H, W, C), H and W multiples of `size` -> windows (B nW, size^2, C), both row by row, nW = H W / size^2."""
     B, H, W, C = x.shape
@@ -26,7 +31,9 @@ def shift_mask(height: int, width: int, size: int, shift: int, device: torch.dev
     (at the right and bottom) stay apart too, but everyone sees at least itself.
     """
     def region(length: int) -> Tensor:  # along one axis: 0, or 1 where the rolled axis has come around, or 2 in padding
-        at = (torch.arange(length + -length % size, device=device) + shift) % (length + -length % size)
+        padded = round_up(length, size)
+        at = torch.arange(shift, padded + shift, device=device)
+        at = torch.where(at < padded, at, at - padded)
         return torch.where(at >= length, 2, (at < shift).int())
 
     regions = 3 * region(height)[:, None] + region(width)  # (H, W), padded

@@ -8,6 +8,7 @@ from mss_models.systems.anyseg import AnySeg
 from mss_models.systems.charm import CHARM
 from mss_models.systems.cmnext import CMNeXt
 from mss_models.systems.equiseg import EQUISeg
+from mss_models.systems.geminifusion import GeminiFusion
 from mss_models.systems.magic import MAGIC
 from mss_models.systems.magic_plus import MAGICPlusPlus
 from mss_models.systems.robustseg import RobustSeg
@@ -25,4 +26,5 @@ SYSTEMS: dict[str, type[System]] = {
     "robustseg": RobustSeg,
     "equiseg": EQUISeg,
     "charm": CHARM,
+    "geminifusion": GeminiFusion,
 }

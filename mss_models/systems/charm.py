@@ -25,7 +25,7 @@ from mss_models.layers.initialisation import initialise
 from mss_models.layers.present import encode_present
 from mss_models.layers.similarity import pick
 from mss_models.layers.tokens import attend, convolve
-from mss_models.layers.windows import merge, partition, relative_positions, shift_mask
+from mss_models.layers.windows import merge, partition, relative_positions, round_up, shift_mask
 from mss_models.losses import cross_entropy
 from mss_models.system import System
 
@@ -241,14 +241,14 @@ class MPU(nn.Module):
     def _attend(self, q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
         """W-MHA: q (B, h, w, C), kv (M, B, h, w, 2C), mask (M, B) -> (B, h, w, C), N = window^2."""
         count, batch, height, width, C = *kv.shape[:4], q.shape[-1]
-        down, right = -height % self.window, -width % self.window
+        padded = round_up(height, self.window), round_up(width, self.window)
+        down, right = padded[0] - height, padded[1] - width
         q, kv = F.pad(q, (0, 0, 0, right, 0, down)), F.pad(kv, (0, 0, 0, right, 0, down))
-        padded = q.shape[1:3]
         if self.shift:
             q, kv = q.roll((-self.shift,) * 2, dims=(1, 2)), kv.roll((-self.shift,) * 2, dims=(2, 3))
         q = partition(q, self.window).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B nW, heads, N, D)
         kv = partition(kv.flatten(0, 1), self.window)  # (M B nW, N, 2C)
-        kv = kv.view(count, len(q), -1, 2, self.heads, C // self.heads).permute(3, 1, 4, 0, 2, 5)
+        kv = kv.view(count, q.shape[0], -1, 2, self.heads, C // self.heads).permute(3, 1, 4, 0, 2, 5)
         k, v = kv.flatten(3, 4)  # each (B nW, heads, M N, D)
         neighbours = None
         if self.shift or down or right:
@@ -259,7 +259,7 @@ class MPU(nn.Module):
         if mask is not None:
             bias = torch.where(mask.T.reshape(batch, 1, 1, 1, -1, 1), bias, -torch.inf)  # (B, nW or 1, heads, N, M, N)
         if bias.ndim > 4:
-            bias = bias.expand(batch, len(q) // batch, *bias.shape[-4:]).flatten(0, 1)
+            bias = bias.expand(batch, q.shape[0] // batch, *bias.shape[-4:]).flatten(0, 1)
         y = attend(q, k, v, bias.reshape(-1, *bias.shape[-4:-2], k.shape[2]).to(q.dtype))  # (B nW, heads, N, D)
         y = merge(y.transpose(1, 2).flatten(2), self.window, *padded)  # (B, h', w', C)
         if self.shift:
