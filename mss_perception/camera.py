@@ -128,17 +128,15 @@ class Camera:
         return replace(self, width=width, height=height, K=np.linalg.inv(shift) @ scale @ shift @ self.K)
 
     @cached_property
-    def distortion(self) -> tuple[int, np.ndarray]:
-        """(kind, (12,) float64 coefficients) as the kernels take them; radial ones as rational_polynomial has them."""
-        coefficients = np.zeros(12)
-        coefficients[:len(self.D)] = self.D
-        return (kernels.EQUIDISTANT if self.model == "equidistant" else kernels.RADIAL), coefficients
+    def distortion(self) -> tuple[int, tuple[float, ...]]:
+        """(kind, 12 coefficients) as the kernels take them; radial ones as rational_polynomial has them."""
+        kind = kernels.EQUIDISTANT if self.model == "equidistant" else kernels.RADIAL
+        return kind, self.D + (0.0,) * (12 - len(self.D))
 
     @cached_property
     def valid_radius(self) -> float:
         """Distance from the axis on the plane z = 1 below which the distortion is one-to-one; at most WIDEST."""
-        kind, coefficients = self.distortion
-        return _valid_radius(kind, tuple(coefficients))
+        return _valid_radius(*self.distortion)
 
     def project(self, xyz) -> tuple[np.ndarray, np.ndarray]:
         """(N, 3) points in the optical frame -> uv (N, 2) float64 pixels, valid (N,) bool.

@@ -91,7 +91,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mss_perception.config import CollectorConfig, InputConfig
-from mss_perception.inputs import Input, InputState, Sample, State, Stream, nanoseconds
+from mss_perception.inputs import Counts, Input, InputState, Sample, State, Stream, nanoseconds
 
 log = logging.getLogger(__name__)
 
@@ -155,9 +155,9 @@ class Collector:
         self._tick_period = nanoseconds(1 / config.tick_rate_hz)
         self._jump_back = nanoseconds(config.jump_back_sec)
         self._max_future = nanoseconds(config.max_future_sec)
-        self.counters: Counter = Counter()
+        self.counters = Counts()
         self.dropped: Counter = Counter()
-        self.input_counters = {name: Counter() for name in enabled}
+        self.input_counters = {name: Counts() for name in enabled}
         self.epoch = 0
         self._outbox: deque[SensorSet] = deque()
         self._start_epoch()
@@ -167,6 +167,7 @@ class Collector:
         for name, counters in self.input_counters.items():
             arguments = self.configs[name], self._tick_period, counters
             self._inputs[name] = (Stream(*arguments, self.windows[name]) if name in self.windows else Input(*arguments))
+        self._asked = list(self._inputs.values())               # whether they are settled, in this order
         self._sources = [self._inputs[name] for name in self._source_names]
         self._pending: list[OpenSet] = []                       # in order of t_ref
         self._due: int | None = None                            # when the next tick is expected, on the axis of t
@@ -271,7 +272,7 @@ class Collector:
             one.accept(sample, timely, self._pending)
             if self._first_choice_until is None and one in self._sources:
                 self._first_choice_until = now + min(self._tick_period, self._deadline())
-            if timely:
+            if timely and self._newest is not None and sample.t < self._newest.t_ref:
                 self._open_out_of_order(one, sample.t, now)
             self._step(now)
         self._deliver()
@@ -309,10 +310,10 @@ class Collector:
 
     def _leader(self, now: int) -> Input | None:
         """The source in charge, the only one that may open sets; None: each may."""
-        if self._starting(now):
+        if self._due is None and self._starting(now):
             return self._sources[0]
         for source in self._sources:
-            if source.alive(now):
+            if source.confirmed and now < source.overdue_at():
                 return source
         return None
 
@@ -328,26 +329,28 @@ class Collector:
             if self._pending:
                 happened |= self._emit_settled(now)
         wakes = [one.deadline for one in self._pending]
-        for source in self._sources:
-            if leader not in (None, source) and source.has_tick(self._due):     # it counts, should the leader fail
+        for source in self._sources if leader is not None else ():
+            if source is not leader and source.has_tick(self._due):     # it counts, should the leader fail
                 wakes.append(self._first_choice_until if self._starting(now) else leader.overdue_at())
                 break
-        self._wake = min(wakes, default=None)
+        self._wake = min(wakes) if wakes else None
 
     def _emit_settled(self, now: int) -> bool:
         emitted = False
         while self._pending:
             t_ref = self._pending[0].t_ref
             settled = self._settled(t_ref)
-            if not settled and now < min(one.deadline for one in self._pending):
+            if not settled and now < min([one.deadline for one in self._pending]):
                 break
             self._emit(self._pending.pop(0), now, deadline_hit=not settled)
             emitted = True
         return emitted
 
     def _settled(self, t_ref: int) -> bool:
-        for one in self._inputs.values():  # noqa: SIM110 (all() takes a twentieth more of the time of every message)
-            if one.active and not one.settled(t_ref):
+        for one in self._asked:
+            if not one.settled(t_ref) and one.active:
+                self._asked.remove(one)         # it is asked first the next time, and most likely again the answer
+                self._asked.insert(0, one)
                 return False
         return True
 
@@ -363,11 +366,11 @@ class Collector:
         return opened
 
     def _open_out_of_order(self, source: Input, t: int, now: int) -> None:
-        if self._newest is None or t >= self._newest.t_ref or t < min(self._ticks) or isinstance(source, Stream):
+        if source not in self._sources or isinstance(source, Stream) or self._leader(now) not in (source, None) or \
+                t < min(self._ticks):
             return
         apart = self._tick_period - source.margin
-        in_charge = source in self._sources and self._leader(now) in (source, None)
-        if not in_charge or any(abs(t - tick) < apart for tick in self._ticks):
+        if any(abs(t - tick) < apart for tick in self._ticks):
             return
         if self._emitted is not None and t < self._emitted and self.config.late_policy == "drop":
             self.counters["ticks"] += 1
@@ -383,7 +386,8 @@ class Collector:
         if self._newest is None or t_ref > self._newest.t_ref:
             self._newest = new
         self._pending.append(new)
-        self._pending.sort(key=lambda one: one.t_ref)
+        if len(self._pending) > 1:
+            self._pending.sort(key=lambda one: one.t_ref)
         if len(self._pending) > self.config.max_pending:
             self.counters["forced"] += 1
             self._emit(self._pending.pop(0), now, deadline_hit=False)

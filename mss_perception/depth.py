@@ -79,15 +79,16 @@ class DepthLane:
         if camera != self._source:
             self._source, self._rays = camera, camera.pixel_rays().astype(np.float32)
         xyz = kernels.unproject_depth(depth.ravel(), UNIT_METRES[depth.dtype], self._rays)
-        points = project_points(xyz, Motion.fixed(T_target_depth), self.target)
-        codes, figures = self._encoder.points(xyz.reshape(*depth.shape, 3), points, level.moved(T_target_depth))
+        points = project_points(xyz.T, Motion.fixed(T_target_depth), self.target)
+        codes, figures = self._encoder.points(xyz.reshape(3, *depth.shape), points, level.moved(T_target_depth))
         scale_x, scale_y = self.width / self.target.width, self.height / self.target.height
         alone = min(0.5 * scale_x * self.target.K[0, 0] / camera.K[0, 0], LARGEST_HALF)
-        half = kernels.depth_footprint(points.uv, points.seen, points.xyz[:, 2], camera.width, scale_x, scale_y, alone,
-                                       FOOTPRINT, LARGEST_HALF)
-        image, nearest = kernels.draw_nearest(points.uv, points.seen, points.xyz[:, 2], codes, half, self.height,
-                                              self.width, self.target.height, self.target.width)
-        return image, int(np.count_nonzero(nearest < np.inf)), figures
+        z = points.xyz[:, 2]
+        half = kernels.depth_footprint(points.uv, points.index, z, camera.width, scale_x, scale_y, alone, FOOTPRINT,
+                                       LARGEST_HALF)
+        image, keys = kernels.draw_nearest(points.uv, z[points.index], codes, half, self.height, self.width,
+                                           self.target.height, self.target.width)
+        return image, int(np.count_nonzero(keys < kernels.EMPTY)), figures
 
 
 class MetricDepth:
@@ -103,8 +104,8 @@ class MetricDepth:
         return *kernels.resample_depth(depth, unit_m, height, width, self.near, self.far, self.log_span), {}
 
     def points(self, xyz: np.ndarray, points: ProjectedPoints, level: Level) -> tuple[np.ndarray, dict]:
-        """Codes (Hd * Wd, 3) uint8 of the pixels of a depth image that the target camera sees, and figures."""
-        return kernels.encode_depth(points.xyz, points.seen, self.near, self.far, self.log_span), {}
+        """Codes (M,) uint32 of the pixels of a depth image that the target camera sees, and figures."""
+        return kernels.encode_depth(points.xyz, points.index, self.near, self.far, self.log_span), {}
 
 
 def same_view(a: Camera, b: Camera) -> bool:

@@ -35,7 +35,10 @@ class EventLane:
         self.window_ns = round(float(encoding.params["window_sec"]) * 1e9)
         self.gain = float(encoding.params["gain"])
         self._starts, self._sources = pixel_sources(target, height, width, camera, T_target_event, plane_depth_m)
-        self._codes = np.array([code(self.gain * count) for count in range(int(255 / self.gain) + 2)], np.uint8)
+        number = np.diff(self._starts)
+        self._several = np.flatnonzero(number > 1)
+        self._single = np.full(height * width, camera.height * camera.width, np.uint32)
+        self._single[number == 1] = self._sources[self._starts[:-1][number == 1]]
         # Compile now, not while the first window waits.
         self([Events(*(np.zeros(1, kind) for kind in (np.uint16, np.uint16, np.int64, np.bool_)), 0, 0)], 0)
 
@@ -59,36 +62,36 @@ class EventLane:
         end_ns = t_ref_ns if until_ns is None else min(t_ref_ns, until_ns)
         pictures = [one for one in packets if isinstance(one, EventPicture)]
         if pictures:
-            counts = np.zeros((self.camera.height, self.camera.width, 2), np.uint16)
             nearest = min(pictures, key=lambda one: abs(one.end_ns - t_ref_ns))
-            counts[..., 0], counts[..., 1] = nearest.off, nearest.on
-            off, on = counts.sum(axis=(0, 1), dtype=int)
+            counts = self._no_counts()
+            counts[:-1, 0], counts[:-1, 1] = nearest.off.ravel(), nearest.on.ravel()
+            off, on = counts.sum(axis=0, dtype=int)
             figures = {"events": on + off, "on": on, "off": off}
         else:
             counts, figures = self._count(packets, begin_ns, end_ns)
             if packets and all(one.lost is not None for one in packets):
                 coverage = covered(packets, begin_ns, end_ns) / self.window_ns
-        image = gather_counts(counts.reshape(-1, 2), self._starts, self._sources, self._codes, self.gain, self.height,
+        image = gather_counts(counts, self._single, self._several, self._starts, self._sources, self.gain, self.height,
                               self.width)
         figures = {name: int(value) for name, value in figures.items()}
         return LaneImage(image, {**figures, "coverage": float(coverage)})
 
-    def _count(self, packets: Sequence[Events], begin_ns: int, end_ns: int) -> tuple[np.ndarray, dict]:
-        """Events with t in [begin_ns, end_ns]: (He, We, 2) uint16 OFF, ON per event pixel, and figures.
+    def _no_counts(self) -> np.ndarray:
+        """(He * We + 1, 2) uint32 zeros: OFF and ON of each event pixel, and of none."""
+        return np.zeros((self.camera.height * self.camera.width + 1, 2), np.uint32)
 
-        More than 65535 at a pixel are as many, which the image does not show.
-        """
-        height, width = self.camera.height, self.camera.width
-        counts = np.zeros((height, width, 2), np.uint16)
-        total = inside = on = 0
+    def _count(self, packets: Sequence[Events], begin_ns: int, end_ns: int) -> tuple[np.ndarray, dict]:
+        """Events with t in [begin_ns, end_ns]: counts as of _no_counts, and figures."""
+        counts, total, on = self._no_counts(), 0, 0
         for one in packets:
             low, high = np.searchsorted(one.t, (begin_ns, end_ns + 1))
-            x, y, p = one.x[low:high], one.y[low:high], one.p[low:high]
-            more, more_on = count_events(x, y, p, counts.reshape(-1), height, width)
-            total, inside, on = total + len(x), inside + more, on + more_on
-        figures = {"events": inside, "on": on, "off": inside - on}
-        if total > inside:
-            figures["outside"] = total - inside
+            on += count_events(one.x[low:high], one.y[low:high], one.p[low:high], counts, self.camera.height,
+                               self.camera.width)
+            total += int(high - low)
+        outside, counts[-1] = int(counts[-1, 0]), 0
+        figures = {"events": total - outside, "on": on, "off": total - outside - on}
+        if outside:
+            figures["outside"] = outside
         if lost := sum(one.lost or 0 for one in packets if one.begin_ns > begin_ns):
             figures["lost_packets"] = lost
         return counts, figures
@@ -162,43 +165,58 @@ def _pixel_of(camera: Camera, points: np.ndarray) -> np.ndarray:
 # The compiled loops stand beside what uses them: they call no loop of another file, whose changes numba would not see.
 
 
+BLOCK = 4096        # events or pixels that take each step together: they stay in the fastest cache
+
+
 @compiled
 def count_events(x, y, p, counts, height, width):
-    """Add events to flat counts, uint16 (height * width * 2,) OFF, ON; returns how many are inside, and those ON."""
-    inside = bright = 0
-    for i in range(len(x)):
-        if x[i] < width and y[i] < height:
-            # Unsigned: an index that may be negative costs a test.
-            at = (np.uintp(y[i]) * np.uintp(width) + np.uintp(x[i])) * np.uintp(2) + np.uintp(p[i])
-            counts[at] += np.uint16(counts[at] < 65535)
-            inside += 1
-            bright += p[i]
-    return inside, bright
+    """Add events to counts, uint32 (height * width + 1, 2) OFF, ON, those outside of the image to the last row's first.
+
+    Returns how many ON events are inside.
+    """
+    flat, index = counts.reshape(-1), np.empty(BLOCK, np.uint32)
+    outside, bright = np.uint32(2 * height * width), 0
+    for first in range(0, len(x), BLOCK):
+        column, row, on = x[first:first + BLOCK], y[first:first + BLOCK], p[first:first + BLOCK]
+        for i in range(len(column)):        # without branches, to be vectorised
+            inside = (column[i] < width) & (row[i] < height)
+            at = (np.uint32(row[i]) * np.uint32(width) + np.uint32(column[i])) * np.uint32(2) + np.uint32(on[i])
+            index[i] = at if inside else outside
+            bright += inside & on[i]
+        for i in range(len(column)):
+            flat[np.uintp(index[i])] += np.uint32(1)    # unsigned: an index that may be negative costs a test
+    return bright
 
 
 @compiled
-def gather_counts(counts, starts, sources, codes, gain, height, width):
-    """counts (He * We, 2) OFF, ON -> uint8 (height, width, 3): the code of the mean over each pixel's sources.
+def gather_counts(counts, single, several, starts, sources, gain, height, width):
+    """counts (He * We + 1, 2) OFF, ON -> uint8 (height, width, 3): the code of the mean over each pixel's sources.
 
-    codes: those of whole numbers, until 255.
+    single (height * width,): the event pixel of those that have one, for the others the last row, which is 0. several:
+    the pixels that have more; their sources are those of pixel_sources.
     """
-    image = np.zeros((height * width, 3), np.uint8)
-    last = np.uint16(len(codes) - 1)
-    for i in range(height * width):
-        number = starts[i + 1] - starts[i]
-        if number == 1:
-            at = np.uintp(sources[starts[i]])
-            image[i, 0], image[i, 1] = codes[min(counts[at, 1], last)], codes[min(counts[at, 0], last)]
-        elif number > 1:
-            on = off = 0
-            for k in range(starts[i], starts[i + 1]):
-                off += counts[sources[k], 0]
-                on += counts[sources[k], 1]
-            image[i, 0], image[i, 1] = code(gain * on / number), code(gain * off / number)
+    image = np.empty((height * width, 3), np.uint8)
+    on, off = np.empty(BLOCK), np.empty(BLOCK)
+    for first in range(0, len(single), BLOCK):
+        source, drawn = single[first:first + BLOCK], image[first:first + BLOCK]
+        for i in range(len(source)):
+            at = np.uintp(source[i])
+            off[i], on[i] = counts[at, 0], counts[at, 1]
+        for i in range(len(source)):
+            drawn[i, 0], drawn[i, 1], drawn[i, 2] = code(gain * on[i]), code(gain * off[i]), np.uint8(0)
+    for i in several:
+        all_on = all_off = 0
+        for k in range(starts[i], starts[i + 1]):
+            all_off += counts[sources[k], 0]
+            all_on += counts[sources[k], 1]
+        share = gain / (starts[i + 1] - starts[i])
+        image[i, 0], image[i, 1] = code(share * all_on), code(share * all_off)
     return image.reshape(height, width, 3)
 
 
 @compiled
 def code(value):
-    """Rounded and clipped to 1..255, but 0 is 0."""
-    return np.uint8(max(1.0, min(255.0, value + 0.5))) if value > 0.0 else np.uint8(0)
+    """Rounded and clipped to 1..255, but 0 is 0. Without branches."""
+    rounded = value + 0.5 if value > 0.5 else 1.0
+    rounded = rounded if rounded < 255.0 else 255.0
+    return np.uint8(np.int32(rounded if value > 0.0 else 0.0))

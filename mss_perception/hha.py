@@ -23,6 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mss_models.modality import Encoding
+from mss_perception import kernels
 from mss_perception.camera import Camera
 from mss_perception.compiled import compiled
 from mss_perception.projection import ProjectedPoints
@@ -119,16 +120,16 @@ class HHA:
         return codes, int(np.count_nonzero(metres > 0)), figures
 
     def points(self, xyz: np.ndarray, points: ProjectedPoints, level: Level) -> tuple[np.ndarray, dict]:
-        """Codes (Hd * Wd, 3) uint8 of all pixels of a depth image, and figures.
+        """Codes (M,) uint32 of the pixels of a depth image that the target camera sees, and figures.
 
-        xyz: (Hd, Wd, 3) in the depth camera's frame, NaN for none, and points: the same where the target camera sees
+        xyz: (3, Hd, Wd) in the depth camera's frame, NaN for none, and points: the same where the target camera sees
         them. Normals are of the depth camera's own image, in which neighbours are neighbours in space.
         """
-        x, y, metres = np.ascontiguousarray(np.moveaxis(xyz, -1, 0))
-        shown = np.ascontiguousarray(points.xyz[:, 2]).reshape(metres.shape)
-        metres[np.isnan(x)] = np.nan
+        x, y, z = xyz
+        shown = np.ascontiguousarray(points.xyz[:, 2]).reshape(z.shape)
+        metres = np.where(np.isnan(x), np.float32(np.nan), z)
         codes, figures = self._encode(np.stack([x / metres, y / metres]), metres, shown, level)
-        return codes.reshape(-1, 3), figures
+        return kernels.pack_codes(codes.reshape(-1, 3), points.index), figures
 
     def _encode(self, rays: np.ndarray, depth: np.ndarray, shown: np.ndarray, level: Level) -> tuple[np.ndarray, dict]:
         """Codes (H, W, 3) uint8. rays: (2, H, W) float32 x / z and y / z. depth: (H, W) float32 metres, NaN for none,

@@ -23,21 +23,21 @@ SAME_SURFACE = 0.2
 def distort(x, y, kind, d, valid_radius):
     """Normalised undistorted point (z = 1) -> distorted x, y and whether it is inside the valid radius.
 
-    The formulas are OpenCV's (calib3d, projectPoints and fisheye::projectPoints).
+    The formulas are OpenCV's (calib3d, projectPoints and fisheye::projectPoints). d: 12 coefficients, as a tuple, which
+    loops need not read again for every point. Beyond the valid radius, x and y mean nothing.
     """
     s = x * x + y * y
-    if not s < valid_radius * valid_radius:     # also NaN
-        return np.nan, np.nan, False
+    inside = s < valid_radius * valid_radius     # False for NaN
     if kind == EQUIDISTANT:
         r = np.sqrt(s)
         theta = np.arctan(r)
         t = theta * theta
         bent = theta * (1.0 + t * (d[0] + t * (d[1] + t * (d[2] + t * d[3]))))
         scale = bent / r if r > 1e-9 else 1.0
-        return x * scale, y * scale, True
+        return x * scale, y * scale, inside
     radial = (1.0 + s * (d[0] + s * (d[1] + s * d[4]))) / (1.0 + s * (d[5] + s * (d[6] + s * d[7])))
     return (x * radial + 2.0 * d[2] * x * y + d[3] * (s + 2.0 * x * x) + s * (d[8] + s * d[9]),
-            y * radial + d[2] * (s + 2.0 * y * y) + 2.0 * d[3] * x * y + s * (d[10] + s * d[11]), True)
+            y * radial + d[2] * (s + 2.0 * y * y) + 2.0 * d[3] * x * y + s * (d[10] + s * d[11]), inside)
 
 
 @compiled
@@ -131,62 +131,115 @@ def unproject(uv, K, kind, d, valid_radius):
 # ------------------------------------------------------------------------------------------- points into an image
 
 
-@compiled
-def project_points(xyz, T, knot, K, kind, d, valid_radius, width, height):
-    count, last = len(xyz), len(T) - 1
-    points = np.full((count, 3), np.nan, np.float32)
-    uv = np.full((count, 2), np.nan)
-    seen = np.zeros(count, np.bool_)
-    returns = 0
-    pose = T[0].copy()
-    for i in range(count):
-        x, y, z = float(xyz[i, 0]), float(xyz[i, 1]), float(xyz[i, 2])
-        # An infinite or NaN coordinate makes the sum of magnitudes neither; (0, 0, 0) makes it 0.
-        size = abs(x) + abs(y) + abs(z)
-        if not (size > 0.0 and size < np.inf):
-            continue
-        returns += 1
-        if last > 0:
-            place = min(float(knot[i]), float(last))
-            if not place > 0.0:     # also NaN, which must not become an index
-                place = 0.0
-            k = min(int(place), last - 1)
-            part = place - k
-            for row in range(3):
-                for column in range(4):
-                    pose[row, column] = T[k, row, column] + part * (T[k + 1, row, column] - T[k, row, column])
-        a = pose[0, 0] * x + pose[0, 1] * y + pose[0, 2] * z + pose[0, 3]
-        b = pose[1, 0] * x + pose[1, 1] * y + pose[1, 2] * z + pose[1, 3]
-        c = pose[2, 0] * x + pose[2, 1] * y + pose[2, 2] * z + pose[2, 3]
-        points[i, 0], points[i, 1], points[i, 2] = a, b, c
-        if not c > 0.0:
-            continue
-        p, q, inside = distort(a / c, b / c, kind, d, valid_radius)
-        if not inside:
-            continue
-        u = K[0, 0] * p + K[0, 1] * q + K[0, 2]
-        v = K[1, 1] * q + K[1, 2]
-        if u >= 0.0 and u < width and v >= 0.0 and v < height:
-            uv[i, 0], uv[i, 1] = u, v
-            seen[i] = True
-    return points, uv, seen, returns
+BLOCK = 1024        # points that take each step together: they stay in the fastest cache
+EMPTY = np.uint64(np.float32(np.inf).view(np.uint32)) << np.uint64(32)     # key of a pixel in which nothing is
 
 
 @compiled
-def draw_nearest(uv, seen, distance, codes, half, height, width, full_height, full_width):
-    """Z-buffer: draw every seen point as a square and keep the nearest per pixel; of two equal ones the first.
+def project_points(x, y, z, T, knot, K, kind, d, valid_radius, width, height):
+    """Points of the sensor's frame -> the target's: xyz (N, 3) float32, NaN for no return; of those that its camera
+    sees their places (M,) uint32 among them, rising, and uv (M, 2); and the number of returns.
 
-    uv (N, 2) in the full image of full_height x full_width, distance (N,) metres, codes (N, 3) uint8 what to draw.
-    half (N,) float32, or (1,) for all: half the square's side in pixels of the grid; each point covers at least the
-    pixel that it falls into.
-    Returns image (height, width, 3) uint8 and nearest (height, width) float32 metres; 0 and inf where there is nothing.
+    x, y, z: (N,). Every step is a loop without branches over a block, which the compiler makes vector instructions of.
     """
-    image = np.zeros((height, width, 3), np.uint8)
-    nearest = np.full((height, width), np.inf, np.float32)
+    count = len(x)
+    xyz = np.empty((count, 3), np.float32)
+    index, uv = np.empty(count, np.uint32), np.empty((count, 2))
+    place, a, b, c, u, v = (np.empty(BLOCK, np.uint32), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK),
+                            np.empty(BLOCK), np.empty(BLOCK))
+    returns, seen = 0, np.uintp(0)      # unsigned: an index that may be negative costs a test
+    for first in range(0, count, BLOCK):
+        size = min(BLOCK, count - first)
+        returns += take_returns(x[first:first + size], y[first:first + size], z[first:first + size], a, b, c)
+        if len(T) > 1:
+            move_between(a[:size], b[:size], c[:size], T, knot[first:first + size])
+        else:
+            move(a[:size], b[:size], c[:size], T[0])
+        moved = xyz[first:first + size]
+        for i in range(size):
+            moved[i, 0], moved[i, 1], moved[i, 2] = a[i], b[i], c[i]
+        ahead = np.uintp(0)             # those in front of the camera move up
+        for i in range(size):
+            place[ahead], a[ahead], b[ahead], c[ahead] = first + i, a[i], b[i], c[i]
+            ahead += np.uintp(c[ahead] > 0.0)
+        look(a[:ahead], b[:ahead], c[:ahead], K, kind, d, valid_radius, u, v)
+        for i in range(ahead):          # and those inside of the image to the end of the result
+            index[seen], uv[seen, 0], uv[seen, 1] = place[i], u[i], v[i]
+            seen += np.uintp((u[i] >= 0.0) & (u[i] < width) & (v[i] >= 0.0) & (v[i] < height))
+    return xyz, index[:seen], uv[:seen], returns
+
+
+@compiled
+def take_returns(x, y, z, a, b, c):
+    """Copy a block, NaN in place of what is no return; how many are. One array after the other: they may be strided."""
+    for i in range(len(x)):
+        a[i] = x[i]
+    for i in range(len(x)):
+        b[i] = y[i]
+    for i in range(len(x)):
+        c[i] = z[i]
+    returns = 0
+    for i in range(len(x)):
+        # An infinite or NaN coordinate makes the sum of magnitudes neither; (0, 0, 0) makes it 0.
+        size = abs(a[i]) + abs(b[i]) + abs(c[i])
+        is_return = (size > 0.0) & (size < np.inf)
+        a[i] = a[i] if is_return else np.nan
+        returns += is_return
+    return returns
+
+
+@compiled
+def move(a, b, c, pose):
+    for i in range(len(a)):
+        a[i], b[i], c[i] = (coordinate(pose, 0, a[i], b[i], c[i]), coordinate(pose, 1, a[i], b[i], c[i]),
+                            coordinate(pose, 2, a[i], b[i], c[i]))
+
+
+@compiled
+def move_between(a, b, c, T, knot):
+    """Each point by the two poses around its place between the knots, mixed linearly as Motion says."""
+    last = len(T) - 1
+    for i in range(len(a)):
+        x, y, z, at = a[i], b[i], c[i], min(float(knot[i]), float(last))
+        at = at if at > 0.0 else 0.0        # also NaN, which must not become an index
+        k = np.uintp(min(int(at), last - 1))
+        after, before = at - k, 1.0 - (at - k)
+        a[i] = before * coordinate(T[k], 0, x, y, z) + after * coordinate(T[k + np.uintp(1)], 0, x, y, z)
+        b[i] = before * coordinate(T[k], 1, x, y, z) + after * coordinate(T[k + np.uintp(1)], 1, x, y, z)
+        c[i] = before * coordinate(T[k], 2, x, y, z) + after * coordinate(T[k + np.uintp(1)], 2, x, y, z)
+
+
+@compiled
+def coordinate(pose, row, x, y, z):
+    return pose[row, 0] * x + pose[row, 1] * y + pose[row, 2] * z + pose[row, 3]
+
+
+@compiled
+def look(a, b, c, K, kind, d, valid_radius, u, v):
+    """Points in front of a camera -> pixels; u is NaN where there is none."""
+    fx, skew, cx, fy, cy = K[0, 0], K[0, 1], K[0, 2], K[1, 1], K[1, 2]
+    for i in range(len(a)):
+        x, y, inside = distort(a[i] / c[i], b[i] / c[i], kind, d, valid_radius)
+        u[i] = fx * x + skew * y + cx if inside else np.nan
+        v[i] = fy * y + cy
+
+
+
+@compiled
+def draw_nearest(uv, distance, codes, half, height, width, full_height, full_width):
+    """Z-buffer: draw every point as a square and keep the nearest per pixel, whatever their order.
+
+    uv (M, 2) in the full image of full_height x full_width, distance (M,) float32 metres, codes (M,) uint32 what to
+    draw, as `packed` gives it; it decides between two equally near points.
+    half (M,) float32, or (1,) for all: half the square's side in pixels of the grid; each point covers at least the
+    pixel that it falls into.
+    Returns image (height, width, 3) uint8 and keys (height, width) uint64, whose upper halves are the bits of the
+    nearest distance; 0 and EMPTY where there is nothing.
+    """
+    keys = np.full((height, width), EMPTY)
     scale_x, scale_y = width / full_width, height / full_height
+    near = distance.view(np.uint32)         # positive floats are in the order of their bits
     for i in range(len(uv)):
-        if not seen[i]:
-            continue
         # From the image's corner, which is the same in every size of the grid. The last half pixel before u = width,
         # nearest to no pixel's centre, goes to the last pixel.
         u, v = min((uv[i, 0] + 0.5) * scale_x, width - 0.5), min((uv[i, 1] + 0.5) * scale_y, height - 0.5)
@@ -195,27 +248,53 @@ def draw_nearest(uv, seen, distance, codes, half, height, width, full_height, fu
         reach = half[i] if len(half) > 1 else half[0]
         left, right = int(np.floor(u - 0.5 - reach)) + 1, int(np.floor(u - 0.5 + reach))
         top, bottom = int(np.floor(v - 0.5 - reach)) + 1, int(np.floor(v - 0.5 + reach))
-        left, right = max(min(left, column), 0), min(max(right, column), width - 1)
-        top, bottom = max(min(top, row), 0), min(max(bottom, row), height - 1)
-        mine = np.float32(distance[i])
-        for y in range(top, bottom + 1):
-            for x in range(left, right + 1):
-                if mine < nearest[y, x]:
-                    nearest[y, x] = mine
-                    image[y, x, 0], image[y, x, 1], image[y, x, 2] = codes[i, 0], codes[i, 1], codes[i, 2]
-    return image, nearest
+        left, right = np.uintp(max(min(left, column), 0)), np.uintp(min(max(right, column), width - 1))
+        top, bottom = np.uintp(max(min(top, row), 0)), np.uintp(min(max(bottom, row), height - 1))
+        key = np.uint64(near[i]) << np.uint64(32) | np.uint64(codes[i])
+        if right - left == 2 and bottom - top == 2:     # nearly all: a loop of a known length needs no guesses
+            for y in range(3):
+                for x in range(3):
+                    lower(keys, top + np.uintp(y), left + np.uintp(x), key)
+            continue
+        for y in range(top, bottom + np.uintp(1)):
+            for x in range(left, right + np.uintp(1)):
+                lower(keys, y, x, key)
+    return unpacked(keys), keys
+
+
+@compiled
+def lower(keys, y, x, key):
+    keys[y, x] = min(keys[y, x], key)
 
 
 # ----------------------------------------------------------------------------------------------------------- codes
 
 
 @compiled
+def packed(a, b, c):
+    """Three codes as one number."""
+    return np.uint32(a) | np.uint32(b) << np.uint32(8) | np.uint32(c) << np.uint32(16)
+
+
+@compiled
+def unpacked(keys):
+    """The three codes in the lowest bytes of (H, W) uint64 -> (H, W, 3) uint8."""
+    height, width = keys.shape
+    image = np.empty((height, width, 3), np.uint8)
+    flat, of = image.reshape(-1), keys.reshape(-1)
+    for i in range(len(of)):
+        codes = np.uint32(of[i])
+        flat[3 * i], flat[3 * i + 1], flat[3 * i + 2] = (np.uint8(codes), np.uint8(codes >> np.uint32(8)),
+                                                         np.uint8(codes >> np.uint32(16)))
+    return image
+
+
+@compiled
 def code_of_fraction(fraction):
-    """0..1 -> 1..255, rounded and clipped; 0 is left for "nothing here". NaN becomes 1."""
-    code = 1.0 + 254.0 * fraction
-    if code >= 255.0:
-        return np.uint8(255)
-    return np.uint8(code + 0.5) if code > 1.0 else np.uint8(1)
+    """0..1 -> 1..255, rounded and clipped; 0 is left for "nothing here". NaN becomes 1. Without branches."""
+    code = np.float32(1.5) + np.float32(254.0) * np.float32(fraction)
+    code = code if code > np.float32(1.0) else np.float32(1.0)
+    return np.uint8(np.int32(code if code < np.float32(255.0) else np.float32(255.0)))
 
 
 @compiled
@@ -224,39 +303,59 @@ def code_of_distance(distance, near, log_span):
 
     log_span: log(far / near), which the callers compute once. Single precision, for speed.
     """
-    return code_of_fraction(np.log(np.float32(distance / near)) / np.float32(log_span))
+    return code_of_fraction(logarithm(np.float32(distance / near)) / np.float32(log_span))
+
+
+@compiled
+def logarithm(x):
+    """Natural logarithm of a positive float32, as Cephes' logf (S. L. Moshier, cephes/single/logf.c) but without
+    branches: a loop over it becomes vector instructions. Of 0 and infinity something far below and far above 0."""
+    bits = np.int32(np.float32(x).view(np.int32) - np.int32(0x3F3504F3))     # of 1 / sqrt(2): what is left is around 1
+    exponent = np.float32(bits >> np.int32(23))
+    z = np.int32((bits & np.int32(0x7FFFFF)) + np.int32(0x3F3504F3)).view(np.float32) - np.float32(1.0)
+    series = np.float32(7.0376836292e-2)
+    for term in (-1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
+                 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1):
+        series = series * z + np.float32(term)
+    return z + z * z * (z * series - np.float32(0.5)) + exponent * np.float32(0.6931471805599453)
 
 
 # ----------------------------------------------------------------------------------------------------------- LiDAR
 
 
 @compiled
-def encode_lidar(xyz, seen, intensity, near, log_span, intensity_scale, low, high):
-    """(N, 3) points in the target's frame -> range (N,) float32 metres and codes (N, 3) uint8, of the seen ones."""
-    distance = np.empty(len(xyz), np.float32)
-    codes = np.empty((len(xyz), 3), np.uint8)
-    for i in range(len(xyz)):
-        if seen[i]:
-            distance[i] = np.sqrt(xyz[i, 0] ** 2 + xyz[i, 1] ** 2 + xyz[i, 2] ** 2)
-            codes[i, 0] = code_of_distance(distance[i], near, log_span)
-            codes[i, 1] = code_of_fraction(intensity[i] / intensity_scale)
-            codes[i, 2] = code_of_fraction((-xyz[i, 1] - low) / (high - low))
+def encode_lidar(xyz, index, intensity, near, log_span, intensity_scale, low, high):
+    """The points `index` (M,) of xyz (N, 3) in the target's frame, with intensity (N,) -> range (M,) float32 metres and
+    codes (M,) uint32. What is scattered is gathered first, so that the rest becomes vector instructions."""
+    count = len(index)
+    distance, codes = np.empty(count, np.float32), np.empty(count, np.uint32)
+    strength, down = np.empty(count, np.float32), np.empty(count, np.float32)
+    for k in range(count):
+        i = np.uintp(index[k])
+        distance[k], strength[k], down[k] = distance_of(xyz[i]), intensity[i], xyz[i, 1]
+    for k in range(count):
+        codes[k] = packed(code_of_distance(distance[k], near, log_span),
+                          code_of_fraction(strength[k] / intensity_scale),
+                          code_of_fraction((-down[k] - low) / (high - low)))
     return distance, codes
 
 
 @compiled
-def label_points(labels, uv, seen, xyz, nearest, ignore_id, keep_hidden):
-    result = np.full(len(uv), ignore_id, labels.dtype)
+def distance_of(point):
+    return np.sqrt(point[0] * point[0] + point[1] * point[1] + point[2] * point[2])
+
+
+@compiled
+def label_points(labels, uv, index, xyz, keys, ignore_id, keep_hidden):
+    result = np.full(len(xyz), ignore_id, labels.dtype)
     height, width = labels.shape
-    rows, columns = nearest.shape
-    for i in range(len(uv)):
-        if not seen[i]:
-            continue
-        u, v = uv[i, 0] + 0.5, uv[i, 1] + 0.5
+    rows, columns = keys.shape
+    for k in range(len(index)):
+        i, u, v = np.uintp(index[k]), uv[k, 0] + 0.5, uv[k, 1] + 0.5
         if not keep_hidden:
-            front = nearest[min(int(v * rows / height), rows - 1), min(int(u * columns / width), columns - 1)]
-            distance = np.sqrt(xyz[i, 0] ** 2 + xyz[i, 1] ** 2 + xyz[i, 2] ** 2)
-            if distance > HIDDEN_RATIO * front + HIDDEN_METRES:
+            key = keys[min(int(v * rows / height), rows - 1), min(int(u * columns / width), columns - 1)]
+            front = np.uint32(key >> np.uint64(32)).view(np.float32)
+            if distance_of(xyz[i]) > HIDDEN_RATIO * front + HIDDEN_METRES:
                 continue
         result[i] = labels[min(int(v), height - 1), min(int(u), width - 1)]
     return result
@@ -266,17 +365,14 @@ def label_points(labels, uv, seen, xyz, nearest, ignore_id, keep_hidden):
 
 
 @compiled
-def encode_radar(xyz, seen, intensity, speed, near, log_span, speed_max):
-    """(N, 3) points in the target's frame -> range (N,) float32 metres and codes (N, 3) uint8, of the seen ones."""
-    distance = np.empty(len(xyz), np.float32)
-    codes = np.empty((len(xyz), 3), np.uint8)
-    for i in range(len(xyz)):
-        if seen[i]:
-            distance[i] = np.sqrt(xyz[i, 0] ** 2 + xyz[i, 1] ** 2 + xyz[i, 2] ** 2)
-            codes[i, 0] = code_of_distance(distance[i], near, log_span)
-            codes[i, 1] = code_of_fraction(intensity[i])
-            measured = not np.isnan(speed[i])
-            codes[i, 2] = code_of_fraction(0.5 + 0.5 * speed[i] / speed_max) if measured else np.uint8(0)
+def encode_radar(xyz, index, intensity, speed, near, log_span, speed_max):
+    """As encode_lidar; speed (N,) m/s, NaN where it is not measured."""
+    distance, codes = np.empty(len(index), np.float32), np.empty(len(index), np.uint32)
+    for k in range(len(index)):
+        i = np.uintp(index[k])
+        distance[k] = distance_of(xyz[i])
+        moving = code_of_fraction(0.5 + 0.5 * speed[i] / speed_max) if speed[i] == speed[i] else np.uint8(0)
+        codes[k] = packed(code_of_distance(distance[k], near, log_span), code_of_fraction(intensity[i]), moving)
     return distance, codes
 
 
@@ -293,57 +389,78 @@ def depth_codes(z, near, far, log_span):
 @compiled
 def resample_depth(depth, unit_m, height, width, near, far, log_span):
     """(Hd, Wd) depths of unit_m metres -> image (height, width, 3) uint8 by nearest pixel, number of valid pixels."""
-    image = np.zeros((height, width, 3), np.uint8)
+    image = np.empty((height, width, 3), np.uint8)
     rows, columns = depth.shape
-    column_of = ((np.arange(width) + 0.5) * columns / width).astype(np.int64)
-    valid = 0
+    column_of = ((np.arange(width) + 0.5) * columns / width).astype(np.uintp)
+    metres, valid, nothing = np.empty(width), 0, np.uint8(0)
     for y in range(height):
-        source_row = depth[int((y + 0.5) * rows / height)]
+        source, line = depth[int((y + 0.5) * rows / height)], image[y]
         for x in range(width):
-            z = unit_m * source_row[column_of[x]]
-            if z > 0.0 and z < np.inf:
-                image[y, x, 0], image[y, x, 1], image[y, x, 2] = depth_codes(z, near, far, log_span)
-                valid += 1
+            metres[x] = unit_m * source[column_of[x]]
+        for x in range(width):      # without branches, to be vectorised
+            z = metres[x]
+            there = (z > 0.0) & (z < np.inf)
+            a, b, c = depth_codes(z if there else near, near, far, log_span)
+            line[x, 0], line[x, 1] = a if there else nothing, b if there else nothing
+            line[x, 2] = c if there else nothing
+            valid += there
     return image, valid
 
 
 @compiled
 def unproject_depth(depth, unit_m, rays):
-    """(N,) depths and (N, 3) rays with z = 1 -> (N, 3) float32 metres, NaN where there is no measurement."""
-    xyz = np.full((len(depth), 3), np.nan, np.float32)
+    """(N,) depths and (N, 3) rays with z = 1 -> (3, N) float32 metres, NaN where there is no measurement."""
+    xyz = np.empty((3, len(depth)), np.float32)
+    nothing = np.float32(np.nan)
     for i in range(len(depth)):
-        z = unit_m * depth[i]
-        if z > 0.0 and z < np.inf:
-            xyz[i, 0], xyz[i, 1], xyz[i, 2] = rays[i, 0] * z, rays[i, 1] * z, z
+        z = np.float32(unit_m * depth[i])
+        z = z if (z > np.float32(0.0)) & (z < np.float32(np.inf)) else nothing
+        xyz[0, i], xyz[1, i], xyz[2, i] = rays[i, 0] * z, rays[i, 1] * z, z
     return xyz
 
 
 @compiled
-def encode_depth(xyz, seen, near, far, log_span):
-    codes = np.empty((len(xyz), 3), np.uint8)
-    for i in range(len(xyz)):
-        if seen[i]:
-            codes[i, 0], codes[i, 1], codes[i, 2] = depth_codes(xyz[i, 2], near, far, log_span)
+def encode_depth(xyz, index, near, far, log_span):
+    """The points `index` (M,) of xyz (N, 3) in the target's frame -> codes (M,) uint32."""
+    z, codes = np.empty(len(index)), np.empty(len(index), np.uint32)
+    for k in range(len(index)):
+        z[k] = xyz[np.uintp(index[k]), 2]
+    for k in range(len(index)):
+        a, b, c = depth_codes(z[k], near, far, log_span)
+        codes[k] = packed(a, b, c)
     return codes
 
 
 @compiled
-def depth_footprint(uv, seen, z, columns, scale_x, scale_y, alone, footprint, largest):
-    """Half the side, in grid pixels, of the square that each pixel of a depth image becomes: (N,) float32.
+def depth_footprint(uv, index, z, columns, scale_x, scale_y, alone, footprint, largest):
+    """Half the side, in grid pixels, of the square that each pixel of a depth image becomes: (M,) float32.
 
-    uv (N, 2) and z (N,) of its row-major pixels, `columns` in a row. Half the way to the neighbour on the right or
-    below, whichever is farther, times `footprint`: no crack opens in a surface, however it is slanted or magnified.
-    A neighbour that is not seen or belongs to another surface leaves it at `alone`.
+    uv (M, 2) of the pixels that are seen, `index` (M,) where they are among the row-major ones, `columns` in a row,
+    whose depths are z (N,). Half the way to the neighbour on the right or below, whichever is farther, times
+    `footprint`: no crack opens in a surface, however it is slanted or magnified. A neighbour that is not seen or
+    belongs to another surface leaves it at `alone`.
     """
     half = np.full(len(uv), alone * footprint, np.float32)
-    for i in range(len(uv)):
-        if not seen[i]:
-            continue
-        farthest = 0.0
-        for k in (i + 1, i + columns):
-            if k < len(uv) and seen[k] and not (k == i + 1 and k % columns == 0) and \
-                    abs(z[k] - z[i]) < SAME_SURFACE * min(z[k], z[i]):
-                farthest = max(farthest, max(abs(uv[k, 0] - uv[i, 0]) * scale_x, abs(uv[k, 1] - uv[i, 1]) * scale_y))
+    below = 0
+    for k in range(len(uv)):
+        i, farthest = index[k], 0.0
+        while below < len(uv) and index[below] < i + columns:
+            below += 1
+        for there, other in ((i + 1, k + 1), (i + columns, below)):
+            if other < len(uv) and index[other] == there and not (other == k + 1 and there % columns == 0) and \
+                    abs(z[there] - z[i]) < SAME_SURFACE * min(z[there], z[i]):
+                farthest = max(farthest, max(abs(uv[other, 0] - uv[k, 0]) * scale_x,
+                                             abs(uv[other, 1] - uv[k, 1]) * scale_y))
         if farthest > 0.0:
-            half[i] = min(0.5 * farthest * footprint, largest)
+            half[k] = min(0.5 * farthest * footprint, largest)
     return half
+
+
+@compiled
+def pack_codes(codes, index):
+    """The rows `index` (M,) of codes (N, 3) uint8 -> (M,) uint32."""
+    result = np.empty(len(index), np.uint32)
+    for k in range(len(index)):
+        i = np.uintp(index[k])
+        result[k] = packed(codes[i, 0], codes[i, 1], codes[i, 2])
+    return result

@@ -44,11 +44,16 @@ class Returns:
 
 @dataclass
 class LidarImage(LaneImage):
-    """points: where each point is in the target camera; nearest: (H, W) float32 range in metres of what is drawn."""
+    """points: where each point is in the target camera; keys: (H, W) of kernels.draw_nearest."""
 
     target: Camera | None = None
     points: ProjectedPoints | None = None
-    nearest: np.ndarray | None = None
+    keys: np.ndarray | None = None
+
+    @property
+    def nearest(self) -> np.ndarray:
+        """(H, W) float32 range in metres of what is drawn, inf where nothing is."""
+        return (self.keys >> 32).astype(np.uint32).view(np.float32)
 
     def label_points(self, labels: np.ndarray, ignore_id: int = 255, keep_hidden: bool = False) -> np.ndarray:
         """Give each point the value of its pixel: (Hc, Wc) of the camera's size -> (N,) of the same type.
@@ -58,7 +63,7 @@ class LidarImage(LaneImage):
         if labels.shape != (self.target.height, self.target.width):
             raise ValueError(f"labels are {labels.shape}; must be of the camera's size, {self.target.height} x "
                              f"{self.target.width}")
-        return kernels.label_points(labels, self.points.uv, self.points.seen, self.points.xyz, self.nearest, ignore_id,
+        return kernels.label_points(labels, self.points.uv, self.points.index, self.points.xyz, self.keys, ignore_id,
                                     keep_hidden)
 
 
@@ -94,7 +99,7 @@ class LidarLane:
         if not points.returns:
             raise LaneInvalid(f"cloud has {len(cloud)} points and none is a return (all NaN or zero)")
         figures = {"points": points.returns, "no_return": len(cloud) - points.returns,
-                   "points_in_image": int(np.count_nonzero(points.seen)), "deskewed": deskewed}
+                   "points_in_image": len(points.index), "deskewed": deskewed}
         name = next((name for name in INTENSITY_FIELDS if name in cloud.names), None)
         if name is None:
             return Returns(points, np.zeros(len(cloud), np.float32), figures)    # the encoding makes it NO_INTENSITY
@@ -102,9 +107,11 @@ class LidarLane:
         full = intensity_max or (1.0 if raw.dtype.kind == "f" else 255.0)
         with np.errstate(over="ignore"):
             intensity = raw.astype(np.float32) / np.float32(full)
-        clipped = np.count_nonzero((intensity > 1) & ~np.isnan(points.xyz[:, 0])) / points.returns
-        if clipped > TOO_BRIGHT:
-            figures["intensity_clipped"] = clipped
+        bright = intensity > 1
+        if np.count_nonzero(bright) > TOO_BRIGHT * points.returns:      # else the returns among them are not so many
+            clipped = np.count_nonzero(bright & ~np.isnan(points.xyz[:, 0])) / points.returns
+            if clipped > TOO_BRIGHT:
+                figures["intensity_clipped"] = clipped
         return Returns(points, intensity, figures)
 
     def draw(self, parts: Sequence[Returns]) -> LidarImage:
@@ -115,13 +122,13 @@ class LidarLane:
         points = ProjectedPoints.joined([one.points for one in parts])
         p = self.params
         distance, codes = kernels.encode_lidar(
-            points.xyz, points.seen, np.concatenate([one.intensity for one in parts]), p["near_m"],
+            points.xyz, points.index, np.concatenate([one.intensity for one in parts]), p["near_m"],
             np.log(p["max_m"] / p["near_m"]), p["intensity_scale"], p["height_min_m"], p["height_max_m"])
         half = np.array([p["dilate_px"] + 0.5], np.float32)
-        image, nearest = kernels.draw_nearest(points.uv, points.seen, distance, codes, half,
-                                              self.height, self.width, self.target.height, self.target.width)
+        image, keys = kernels.draw_nearest(points.uv, distance, codes, half, self.height, self.width,
+                                           self.target.height, self.target.width)
         figures = dict(parts[0].figures) if len(parts) == 1 else {}
-        return LidarImage(image, figures, self.target, points, nearest)
+        return LidarImage(image, figures, self.target, points, keys)
 
 
 def point_times_ns(cloud: Cloud, unit: str = "auto") -> np.ndarray | None:

@@ -30,6 +30,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from mss_models.allocator import keep_freed_memory
 from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from mss_models.runtime import OptionError, open_runtime
 from mss_perception import ros_compat, ros_params
@@ -232,6 +233,7 @@ class SegmentationNode(LifecycleNode):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    keep_freed_memory()
     at_first_signal(interrupt)      # until spin() has its own way; ends the loading of the network too
     try:
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)

@@ -32,16 +32,16 @@ class Motion:
 
 @dataclass(frozen=True)
 class ProjectedPoints:
-    """Points seen by the target camera, one row per input point.
+    """The points of a cloud, and those of them that the target camera sees: depth > 0, 0 <= u < width, 0 <= v < height.
 
-    xyz (N, 3) float32 metres in the target's optical frame, NaN for no return. uv (N, 2) float64 pixels of the target's
-    full image, NaN when outside. seen (N,) bool: depth > 0, 0 <= u < width and 0 <= v < height. returns: points that
-    are finite and not (0, 0, 0).
+    xyz (N, 3) float32 metres in the target's optical frame, NaN for no return. index (M,) uint32: which of them are
+    seen, rising. uv (M, 2) float64: where, in pixels of the target's full image. returns: points that are finite and
+    not (0, 0, 0).
     """
 
     xyz: np.ndarray
+    index: np.ndarray
     uv: np.ndarray
-    seen: np.ndarray
     returns: int
 
     @classmethod
@@ -49,8 +49,10 @@ class ProjectedPoints:
         """The points of several clouds, one after the other."""
         if len(parts) == 1:
             return parts[0]
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("xyz", "uv", "seen")),
-                   sum(part.returns for part in parts))
+        before = np.cumsum([0, *(len(part.xyz) for part in parts[:-1])])
+        return cls(np.concatenate([part.xyz for part in parts]),
+                   np.concatenate([part.index + np.uint32(count) for part, count in zip(parts, before, strict=True)]),
+                   np.concatenate([part.uv for part in parts]), sum(part.returns for part in parts))
 
 
 def project_points(xyz: np.ndarray, motion: Motion, camera: Camera) -> ProjectedPoints:
@@ -60,5 +62,5 @@ def project_points(xyz: np.ndarray, motion: Motion, camera: Camera) -> Projected
         raise ValueError(f"motion has {len(knot)} point times for {len(xyz)} points")
     kind, coefficients = camera.distortion
     return ProjectedPoints(*kernels.project_points(
-        np.ascontiguousarray(xyz), np.ascontiguousarray(motion.T[:, :3]), knot, camera.K, kind, coefficients,
+        *np.ascontiguousarray(xyz.T), np.ascontiguousarray(motion.T[:, :3]), knot, camera.K, kind, coefficients,
         camera.valid_radius, camera.width, camera.height))

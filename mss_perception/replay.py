@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from mss_models.allocator import keep_freed_memory
 from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from mss_models.files import write_atomically
 from mss_models.modality import Encoding
@@ -423,6 +424,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    keep_freed_memory()
     options = arguments().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:

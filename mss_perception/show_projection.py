@@ -97,9 +97,9 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
     under = cv2.resize(draw.greyed(np.ascontiguousarray(pixels[top:top + down, left:left + across])), None,
                        fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
     # Pixel corners, not centres, stay where they are.
-    uv = (points.uv[points.seen] - (left, top) + 0.5) * enlarge - 0.5
-    distance = np.linalg.norm(points.xyz[points.seen], axis=1)
-    return draw.points_over(under, uv, distance), int(points.seen.sum())
+    uv = (points.uv - (left, top) + 0.5) * enlarge - 0.5
+    distance = np.linalg.norm(points.xyz[points.index], axis=1)
+    return draw.points_over(under, uv, distance), len(points.index)
 
 
 def turned(turn_deg: Sequence[float]) -> np.ndarray:

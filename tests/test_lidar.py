@@ -350,8 +350,8 @@ def pixel_errors(end_ms, lag_ms):
         if not deskewed:
             motion = Motion.fixed(frames.lookup("camera", "lidar"))
         points = lane(cloud, motion, deskewed).points
-        both = points.seen & np.isfinite(expected[:, 0])
-        errors.append(np.linalg.norm(points.uv[both] - expected[both], axis=1))
+        both = np.isfinite(expected[points.index, 0])
+        errors.append(np.linalg.norm(points.uv[both] - expected[points.index][both], axis=1))
     return errors
 
 

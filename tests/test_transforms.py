@@ -133,9 +133,9 @@ def test_deskew_puts_static_points_on_their_true_pixel_within_half_a_pixel():
 
     def error(motion):
         points = project_points(measured, motion, camera)
-        seen = points.seen & np.isfinite(expected[:, 0])
-        assert np.count_nonzero(seen) > 3000
-        return np.linalg.norm(points.uv[seen] - expected[seen], axis=1)
+        both = np.isfinite(expected[points.index, 0])
+        assert np.count_nonzero(both) > 3000
+        return np.linalg.norm(points.uv[both] - expected[points.index][both], axis=1)
 
     motion, deskewed = frames.moved("camera", "lidar", times, t_ref, t_ref)
     assert deskewed

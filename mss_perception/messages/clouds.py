@@ -48,12 +48,12 @@ class Cloud:
         return values
 
     def xyz(self) -> np.ndarray:
-        """(N, 3) float32 positions, a contiguous copy; what float32 cannot hold becomes infinite."""
-        points = np.empty((self.fields.size, 3), np.float32)
+        """(N, 3) float32 positions, a copy of contiguous columns; what float32 cannot hold becomes infinite."""
+        columns = np.empty((3, self.fields.size), np.float32)
         with np.errstate(over="ignore"):
-            for column, name in enumerate("xyz"):
-                points[:, column] = self.scalar(name)
-        return points
+            for column, name in zip(columns, "xyz", strict=True):
+                column[:] = self.scalar(name)
+        return columns.T
 
 
 def decode_cloud(msg) -> Cloud:
