@@ -244,6 +244,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (live.LiveError, *USER_ERRORS) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"demo: cannot write {error.filename or options.out}: {error.strerror}", file=sys.stderr)
+        return 2
 
 
 def demonstrate(options: argparse.Namespace) -> int:

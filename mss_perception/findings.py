@@ -13,6 +13,7 @@ from mss_perception.config import CAMERAS, DEFAULTS, Config, InputConfig, absolu
 from mss_perception.message_types import ACCEPTED
 from mss_perception.proposal import (
     SERVED_BY,
+    TF_TOPICS,
     Proposal,
     candidates,
     free_infos,
@@ -64,6 +65,7 @@ def judge(survey: Survey, config: Config, proposal: Proposal) -> Findings:
     findings.notes += [f"{other.name} could serve {name}: name {name} in inputs, {name}.topic: {other.name}, with a "
                        f"network that knows {name}"
                        for name in DEFAULTS if name not in kinds for other in candidates(survey, name)]
+    findings.notes += _further(survey, config, served)
     if not served:
         findings.missing.append("no input has data: there is nothing to segment")
         return findings
@@ -77,6 +79,9 @@ def judge(survey: Survey, config: Config, proposal: Proposal) -> Findings:
     findings.missing += [f"{name}: frame {frame!r} has no transform to {target!r} ({why}): give it on /tf_static or in "
                          "calibration_file" if frame else f"{name}: its messages have no frame_id: set {name}.frame_id"
                          for name, (frame, target, why) in unconnected(survey, config, cameras).items()]
+    findings.notes += [f"transforms on {topic.name} are not read: the node hears {' and '.join(TF_TOPICS)}; remap "
+                       f"{TF_TOPICS['static' in topic.name]} to it, or write them into calibration_file"
+                       for topic in survey.of_kind("tf") if topic.name not in TF_TOPICS]
     findings.notes += _motion(survey, config, served)
     _try(survey, config, proposal, findings)
     return findings
@@ -89,6 +94,20 @@ def _absent(survey: Survey, name: str, configured: str) -> str:
         return f"{text}, and no other topic could serve it: {name}.enabled: false, if you do without"
     return f"{text}; " + ", ".join(f"{one.name} ({one.type})" for one in fitting) + \
         f" could serve it: {name}.topic: {fitting[0].name}"
+
+
+def _further(survey: Survey, config: Config, served: dict[str, Topic]) -> Iterator[str]:
+    """Sensors, told by their frame, of which another is in use already."""
+    taken = {absolute(one.topic) for one in config.inputs.values()}
+    for modality in ("rgb", "lidar", "radar"):
+        used = {topic.frame_id for name, topic in served.items() if modality_of(name) == modality}
+        for topic in candidates(survey, modality, taken) if used else ():
+            if not topic.error and topic.kind == SERVED_BY[modality][0] and topic.frame_id not in used:
+                name = f"{modality}_{1 + sum(modality_of(one) == modality for one in config.inputs)}"
+                infos = free_infos(survey, config, topic) if modality in CAMERAS else []
+                yield (f"{topic.name} could serve a further {modality}: name {name} in inputs"
+                       + (" and in target_cameras" if modality in CAMERAS else "") + f", {name}.topic: {topic.name}"
+                       + "".join(f", {name}.info_topic: {info.name}" for info in infos[:1]))
 
 
 def _data(name: str, topic: Topic, configured: InputConfig) -> Iterator[str]:

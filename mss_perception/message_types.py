@@ -18,7 +18,7 @@ ACCEPTED: dict[str, dict[str, str]] = {
         COMPRESSED: "the same as JPEG or PNG",
     },
     "depth": {
-        IMAGE: "depth along the optical axis: 32FC1 in metres, 16UC1 in millimetres (REP 118)",
+        IMAGE: "depth along the optical axis: 32FC1 in metres, 16UC1 (or mono16) in millimetres (REP 118)",
         COMPRESSED: "the same as compressedDepth (PNG or RVL), or 16UC1 as PNG",
     },
     "event": {

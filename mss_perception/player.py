@@ -1,7 +1,7 @@
 """A bag as the time line of serialised messages that a player publishes: looped, moved in time, with faults.
 
 Every message keeps its recorded time of receipt, so a sensor's latency is that of the recording. Messages that no
-fault concerns are never decoded: in their serialised bytes the stamp is overwritten in place.
+fault concerns are never decoded, but for transforms: in their serialised bytes the stamp is overwritten in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from mss_perception.calibration import Calibration
 from mss_perception.camera import Camera
 from mss_perception.config import Config
 from mss_perception.faults import SECOND, FaultSchedule, begins_with_header
-from mss_perception.messages import decode_transforms
+from mss_perception.message_types import TF
+from mss_perception.messages import decode_transforms, stamp_ns
 
 STAMP = struct.Struct("<iI")    # sec, nanosec of a std_msgs/Header, which CDR puts right behind its 4 bytes of preamble
 STAMP_OFFSET = 4
@@ -70,6 +71,8 @@ class Timeline:
                     topic = connection.topic
                     if topic in self._stamped:
                         cdr = shifted(cdr, shift_ns)
+                    elif self.types[topic] == TF:
+                        cdr = shifted_transforms(cdr, shift_ns)
                     message = reader.deserialize(cdr, connection.msgtype) if topic in self._faulted else cdr
                     yield topic, receive_ns + shift_ns, message
 
@@ -83,6 +86,15 @@ def shifted(cdr: bytes, shift_ns: int) -> bytearray:
     if sec or nanosec:
         STAMP.pack_into(changed, STAMP_OFFSET, *divmod(sec * SECOND + nanosec + shift_ns, SECOND))
     return changed
+
+
+def shifted_transforms(cdr: bytes, shift_ns: int) -> memoryview:
+    """A serialised TFMessage, the stamp of each of its transforms moved by shift_ns; a zero stamp stays zero."""
+    message = typestore().deserialize_cdr(cdr, TF)
+    for one in message.transforms:
+        if stamp := stamp_ns(one.header):
+            one.header.stamp.sec, one.header.stamp.nanosec = divmod(stamp + shift_ns, SECOND)
+    return typestore().serialize_cdr(message, TF)
 
 
 def calibration_of(bag: BagSummary, config: Config) -> Calibration:

@@ -23,6 +23,7 @@ PREFERRED = {"rgb": ("rgb", "color", "colour", "front", "image"), "depth": ("dep
              "lidar": ("lidar", "points"), "radar": ("radar",)}
 # Words in the names of topics that hold results, not sensors; none of them is taken by itself.
 RESULTS = ("label", "segment", "mask", "semantic", "overlay", "debug", "annotat", "map", "obstacle", "cluster")
+TF_TOPICS = ("/tf", "/tf_static")   # the node hears no others, unless they are remapped
 NOMINAL_VIEW_DEG = 60.0     # width of view of a camera that nothing is known of: a usual lens
 LONGEST_TRIAL_SEC = 2.0     # deadline at which the collector is tried: longer than any latency worth waiting for
 SMALLEST_OFFSET_SEC, LARGEST_OFFSET_SEC = 0.0005, 1.0
@@ -102,7 +103,8 @@ def free_infos(survey: Survey, config: Config, image: Topic) -> list[Topic]:
 def choose_topics(survey: Survey, proposal: Proposal) -> None:
     """Topics of all inputs and their camera_info; inputs that nothing serves are disabled."""
     config = proposal.config
-    taken = {topic.name for one in config.inputs.values() if (topic := topic_of(survey, one.topic))}
+    taken = {topic.name for one in config.inputs.values() if (topic := topic_of(survey, one.topic))
+             and (topic.kind in SERVED_BY[one.modality] or topic.unreadable)}
     for name, one in config.inputs.items():
         if not one.enabled:
             continue
@@ -142,16 +144,16 @@ def known_cameras(survey: Survey, config: Config) -> dict[str, Camera]:
 
 
 def known_transforms(survey: Survey, config: Config) -> Transforms:
-    """All frames that are connected by tf, odometry and the calibration file. Raises CalibrationError."""
+    """All frames that the node would connect by tf, odometry and the calibration file. Raises CalibrationError."""
     transforms = Transforms(config.fixed_frame)
     if config.calibration_file:
         for parent, child, T in calibration.load(config.calibration_file).extrinsics:
             transforms.add_static(parent, child, T)
     for name, topic in survey.topics.items():
         for message in topic.kept:
-            if topic.kind == "tf":
+            if name in TF_TOPICS and topic.kind == "tf":
                 transforms.add_message(message, static=name == "/tf_static")
-            elif name == absolute(config.odometry_topic):
+            elif name == absolute(config.odometry_topic) and topic.kind == "odometry":
                 transforms.add_odometry(message)
     return transforms
 

@@ -49,7 +49,7 @@ from mss_perception.config import Config, ConfigError, absolute
 from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule, parse_fault
 from mss_perception.health import REJECTED
 from mss_perception.message_types import ACCEPTED, COMPRESSED, IMAGE
-from mss_perception.messages import MessageError, decode_image, stamp_ns
+from mss_perception.messages import MessageError, decode_image, jpeg, stamp_ns
 from mss_perception.options import at_least, positive
 from mss_perception.output import Output
 from mss_perception.pipeline import Pipeline
@@ -303,9 +303,13 @@ class Truth:
         nearest = min(self._near, key=lambda one: abs(one[0] - t_ref_ns), default=None)
         if nearest is None or abs(nearest[0] - t_ref_ns) > self.tolerance_ns:
             return None
-        labels = decode_image(nearest[1])
-        if labels.dtype != np.uint8 or labels.ndim != 2:
-            raise ReplayError(f"labels on {self.topic} are {nearest[1].encoding}; must be mono8 label ids")
+        message = nearest[1]
+        compressed = hasattr(message, "format")
+        lossy = compressed and bytes(message.data[:len(jpeg.START)]) == jpeg.START
+        labels = decode_image(message)
+        if labels.dtype != np.uint8 or labels.ndim != 2 or lossy:
+            raise ReplayError(f"labels on {self.topic} are {(message.format if compressed else message.encoding)!r}; "
+                              "must be mono8 label ids, if compressed as PNG: JPEG makes others of them")
         return labels
 
 

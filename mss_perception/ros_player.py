@@ -27,8 +27,10 @@ from mss_perception import calibration
 from mss_perception.bags import BagSummary, bag_summary
 from mss_perception.config import Config
 from mss_perception.faults import KINDS, SECOND
+from mss_perception.options import at_least, number, positive
 from mss_perception.player import Timeline, calibration_of
 from mss_perception.ros_compat import TYPES, message_class
+from mss_perception.ros_params import one_line
 from mss_perception.ros_process import leave
 
 CLOCK_PERIOD_NS = SECOND // 100
@@ -36,12 +38,22 @@ SETTLE_SEC = 2.0        # a subscriber may know of the publisher later than the 
 LINGER_SEC = 1.0        # best-effort messages are not acknowledged; those still on their way die with the publisher
 
 
+class PlayerError(ValueError):
+    """Nothing can be played. The message says why."""
+
+
 class Player:
-    """Publishers for the given topics (topic -> type name); a context manager. stop: ends waiting and playing."""
+    """Publishers for the given topics (topic -> type name); a context manager. stop: ends waiting and playing.
+
+    Raises PlayerError when ROS cannot start.
+    """
 
     def __init__(self, types: Mapping[str, str], clock: bool, ros_args: list[str], stop: threading.Event) -> None:
         self.context = rclpy.Context()
-        rclpy.init(args=ros_args, context=self.context, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            rclpy.init(args=ros_args, context=self.context, signal_handler_options=SignalHandlerOptions.NO)
+        except RuntimeError as error:       # rclpy's own: an argument or an environment that rcl cannot use
+            raise PlayerError(f"ROS does not start: {one_line(error)}") from error
         self.node = rclpy.create_node("player", context=self.context)
         self.stop = stop
         self.publishers = {}
@@ -109,9 +121,18 @@ class Player:
         leave(self.node)
 
 
-def playable(bag: BagSummary) -> list[str]:
-    """The bag's topics whose message class is installed."""
-    return [name for name, topic in bag.topics.items() if topic.count and message_class(topic.type)]
+def playable(bag: BagSummary, wanted: Sequence[str] | None) -> list[str]:
+    """The wanted topics; when none is named, all of the bag whose message class is installed: a line tells of the
+    others. Raises PlayerError for one that is wanted and not installed."""
+    unknown = {name: topic.type for name, topic in bag.topics.items() if topic.count and not message_class(topic.type)}
+    without = ", ".join(f"{name} ({kind})" for name, kind in unknown.items() if wanted is None or name in wanted)
+    if wanted is None:
+        if without:
+            print(f"player: not played, as their messages are not installed: {without}", file=sys.stderr)
+        return [name for name, topic in bag.topics.items() if topic.count and name not in unknown]
+    if without:
+        raise PlayerError(f"the messages of {without} are not installed; leave it out, or install their package")
+    return list(wanted)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -120,14 +141,15 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--fault", action="append", default=[], metavar="INPUT:KIND[=AMOUNT]@START-[END]",
                         help="e.g. rgb:drop@3-5 (seconds from the bag's start); kinds: " + ", ".join(KINDS)
                              + "; may be given several times")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the faults' randomness (default 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the faults' randomness (default 0)")
     parser.add_argument("--topics", nargs="+", help="play only these topics of the bag")
     parser.add_argument("--clock", action="store_true",
                         help="publish /clock and keep the recorded stamps, for nodes with use_sim_time; otherwise "
                              "stamps are moved to now")
-    parser.add_argument("--rate", type=float, default=1.0, help="speed, needs --clock (default 1)")
-    parser.add_argument("--loops", type=int, default=1, help="times to play the bag; stamps keep rising (default 1)")
-    parser.add_argument("--wait", type=float, default=10.0, metavar="SECONDS",
+    parser.add_argument("--rate", type=positive, default=1.0, help="speed, needs --clock (default 1)")
+    parser.add_argument("--loops", type=at_least(1), default=1,
+                        help="times to play the bag; stamps keep rising (default 1)")
+    parser.add_argument("--wait", type=number, default=10.0, metavar="SECONDS",
                         help="wait at most so long for a subscriber on each of the node's topics (default 10)")
     parser.add_argument("--config", type=Path, help="the node's parameter file, for its topic names")
     parser.add_argument("--summary", type=Path, help="write what was sent as JSON")
@@ -141,23 +163,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     cut = given.index("--ros-args") if "--ros-args" in given else len(given)
     parser = arguments()
     options = parser.parse_args(given[:cut])
-    if options.rate <= 0 or (options.rate != 1 and not options.clock):
-        parser.error(f"--rate {options.rate}: must be positive, and needs --clock when it is not 1")
+    if options.rate != 1 and not options.clock:
+        parser.error(f"--rate {options.rate} needs --clock: without it, stamps are those of now")
+    stop = threading.Event()    # not an exception, which would come anywhere, also inside of rclpy
     try:
         config = Config.from_yaml(options.config) if options.config else Config()
         bag = bag_summary(options.bag)
         if options.write_calibration:
             calibration.save(options.write_calibration, calibration_of(bag, config))
             return 0
-        timeline = Timeline(bag, options.topics or playable(bag), config.topic_roles(), options.fault,
+        if options.summary:
+            options.summary.touch()     # before playing it is known whether it can be written
+        timeline = Timeline(bag, playable(bag, options.topics), config.topic_roles(), options.fault,
                             seed=options.seed, loops=options.loops)
-    except ValueError as error:     # of the configuration, the bag or a fault: each names its cause
+        player = Player(timeline.types, clock=options.clock, ros_args=given[cut:], stop=stop)
+    except ValueError as error:     # of the configuration, the bag, a fault or ROS: each names its cause
         print(f"player: {error}", file=sys.stderr)
         return 2
-    stop = threading.Event()    # not an exception, which would come anywhere, also inside of rclpy
+    except OSError as error:
+        print(f"player: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
     for one in (signal.SIGINT, signal.SIGTERM):
         signal.signal(one, lambda *_: stop.set())
-    with Player(timeline.types, clock=options.clock, ros_args=given[cut:], stop=stop) as player:
+    with player:
         player.wait_for_subscribers(timeline.types.keys() & config.used_topics().keys(), options.wait)
         if not options.clock:
             timeline.shift_ns = time.time_ns() - timeline.start_ns

@@ -25,7 +25,16 @@ from mss_perception.image import ImageLane
 from mss_perception.inputs import InputState, nanoseconds
 from mss_perception.lane import LaneImage, LaneInvalid
 from mss_perception.lidar import LidarLane, Returns, point_times_ns
-from mss_perception.messages import EventPicture, Events, MessageError, decode_cloud, decode_image, raw_bytes, stamp_ns
+from mss_perception.messages import (
+    EventPicture,
+    Events,
+    MessageError,
+    decode_cloud,
+    decode_depth,
+    decode_image,
+    raw_bytes,
+    stamp_ns,
+)
 from mss_perception.messages.images import read_pixels
 from mss_perception.radar import Echoes, RadarLane, cloud_detections, polar_detections
 from mss_perception.rectify import Rectification
@@ -233,7 +242,7 @@ class Sensors:
 
     def _depth(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
         message, camera, to = state.payload.message, self._camera(name, cameras), self._frame_of(view)
-        pixels = decode_image(message, (camera.height, camera.width))
+        pixels = decode_depth(message, (camera.height, camera.width))
         frame, lane, level = self._frame(name, message, camera), self._lane(view, "depth"), None
         if self.encodings["depth"].name == "hha":
             level = level_of(self.transforms, to, self.config.base_frame, t_ref_ns)

@@ -23,6 +23,7 @@ from mss_perception.messages import (
     Events,
     MessageError,
     decode_cloud,
+    decode_depth,
     decode_events,
     decode_image,
     decode_odometry,
@@ -136,7 +137,7 @@ def _image(topic: Topic, message) -> None:
     if not depth and "event" in topic.name.lower() and _shows_events(message):
         topic.kind = "events"
     else:
-        _pixels(topic, decode_image(message))
+        _pixels(topic, decode_depth(message) if depth else decode_image(message))
 
 
 def _shows_events(message) -> bool:

@@ -321,6 +321,51 @@ def test_a_frame_without_transform_is_named_with_its_target(tmp_path):
     assert (status, report["missing"]) == (0, [])
 
 
+def test_transforms_in_a_namespace_count_no_more_than_for_the_node(tmp_path):
+    bag = tmp_path / "bag"
+    with BagWriter(bag, latched=("/robot/tf_static",)) as out:
+        for name, time_ns, message in read_bag(rig_bag(tmp_path / "whole", seconds=1)):
+            out.write("/robot/tf_static" if name == "/tf_static" else name, message, time_ns)
+    status, report = checked(bag, tmp_path)
+    assert status == 1 and sum("has no transform to 'camera_optical'" in text for text in report["missing"]) == 2
+    assert any("transforms on /robot/tf_static are not read" in note and "remap /tf_static to it" in note
+               for note in report["notes"])
+
+
+def test_a_second_sensor_of_a_kind_is_offered_as_an_input_of_its_own(tmp_path):
+    """Told by its frame: the same cloud filtered, or the same picture compressed, is none."""
+    def renamed(message, frame):
+        message.header.frame_id = frame
+        return message
+
+    def more(folder, frame):
+        with BagWriter(folder) as bag:
+            for name, time_ns, message in read_bag(whole):
+                bag.write(name, message, time_ns)
+                if name == NAMES["lidar"]:
+                    bag.write("/rear/points", renamed(message, frame or "lidar"), time_ns)
+                if name in (NAMES["rgb"], NAMES["rgb/info"]):
+                    bag.write(name.replace("front", "side"), renamed(message, frame or "camera_optical"), time_ns)
+        return checked(folder, tmp_path)[1]["notes"]
+
+    whole = rig_bag(tmp_path / "whole", seconds=1)
+    assert not [note for note in more(tmp_path / "same", "") if "further" in note]
+    camera, lidar = [note for note in more(tmp_path / "other", "other") if "further" in note]
+    assert lidar == "/rear/points could serve a further lidar: name lidar_2 in inputs, lidar_2.topic: /rear/points"
+    assert camera == ("/side/image_raw could serve a further rgb: name rgb_2 in inputs and in target_cameras, "
+                      "rgb_2.topic: /side/image_raw, rgb_2.info_topic: /side/camera_info")
+
+
+def test_topics_that_were_exchanged_are_put_right(tmp_path):
+    bag, config = rig_bag(tmp_path / "bag", seconds=1), Config()
+    for name, value in {"rgb.topic": NAMES["depth"], "rgb.info_topic": NAMES["rgb/info"], "depth.topic": NAMES["rgb"],
+                        "depth.info_topic": NAMES["depth/info"]}.items():
+        config.set(name, value)
+    _, report = checked(bag, tmp_path, "--config", write_config(tmp_path / "wrong.yaml", config))
+    proposed = {name: one["value"] for name, one in report["proposal"].items()}
+    assert (proposed["rgb.topic"], proposed["depth.topic"]) == (NAMES["rgb"], NAMES["depth"])
+
+
 def test_a_configuration_is_judged_as_it_stands(tmp_path):
     bag = rig_bag(tmp_path / "bag")
     config = Config()       # other topic names

@@ -20,7 +20,7 @@ from rosbags.typesys import Stores, get_typestore
 from rvl_writer import rvl
 
 from mss_perception.camera import MAX_PIXELS
-from mss_perception.messages import MessageError, bag_types, decode_image, encode_header
+from mss_perception.messages import MessageError, bag_types, decode_depth, decode_image, encode_header
 from mss_perception.messages.images import PIXEL_FORMATS, read_pixels
 from mss_perception.messages.jpeg import MAX_SCANS
 
@@ -65,6 +65,17 @@ def test_mono16_keeps_its_upper_8_bits(order, padding):
     rows = values.astype(order + "u2").view(np.uint8).reshape(5, 12)
     decoded = decode_image(image(rows, 5, 6, "mono16", padding, order == ">"))
     assert decoded.dtype == np.uint8 and np.array_equal(decoded, values // 256)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_mono16_of_a_depth_camera_keeps_all_16_bits(order):
+    values = speckled(5, 6, 1, np.uint16)[..., 0]
+    rows = values.astype(order + "u2").view(np.uint8).reshape(5, 12)
+    png = cv2.imencode(".png", values)[1].tobytes()
+    for message in (image(rows, 5, 6, "mono16", 3, order == ">"), compressed(png, "mono16; png compressed "),
+                    compressed(bytes(12) + png, "mono16; compressedDepth png")):
+        decoded = decode_depth(message)
+        assert decoded.dtype == np.uint16 and np.array_equal(decoded, values)
 
 
 def test_channels_stay_in_their_order_until_they_are_needed_in_another():

@@ -10,8 +10,15 @@ from mss_perception.bags import BagError, BagWriter, bag_summary, typestore
 from mss_perception.camera import Camera
 from mss_perception.config import Config
 from mss_perception.faults import FaultError, FaultSchedule
-from mss_perception.messages import bag_types, encode_camera_info, encode_image, encode_transforms, stamp_ns
-from mss_perception.player import LOOP_GAP_NS, Timeline, calibration_of, shifted
+from mss_perception.messages import (
+    bag_types,
+    encode_camera_info,
+    encode_header,
+    encode_image,
+    encode_transforms,
+    stamp_ns,
+)
+from mss_perception.player import LOOP_GAP_NS, Timeline, calibration_of, shifted, shifted_transforms
 
 MS = 1_000_000
 START = 1_700_000_000 * 1_000_000_000 + 123_456_789
@@ -20,7 +27,7 @@ CAMERA = Camera(8, 6, np.array([[8.0, 0, 3.5], [0, 8, 2.5], [0, 0, 1]]), "plumb_
 
 @pytest.fixture
 def bag(tmp_path):
-    """Ten images at 10 Hz received 20 ms after their stamp, camera_info with each, one tf_static."""
+    """Ten images at 10 Hz received 20 ms after their stamp, camera_info and a transform with each, one tf_static."""
     types, path = bag_types(), tmp_path / "bag"
     mount = np.eye(4)
     mount[:3, 3] = 1.0, 2.0, 3.0
@@ -30,6 +37,7 @@ def bag(tmp_path):
             stamp = START + 100 * MS * k
             image = encode_image(types, np.full((6, 8, 3), k, np.uint8), "rgb8", stamp, "cam")
             writer.write("/camera_info", encode_camera_info(types, CAMERA, stamp), stamp + 20 * MS)
+            writer.write("/tf", encode_transforms(types, [("odom", "base_link", mount)], stamp), stamp + 20 * MS)
             writer.write("/image", image, stamp + 20 * MS)
     return bag_summary(path)
 
@@ -71,6 +79,20 @@ def test_loops_and_the_shift_keep_latency_and_rising_stamps(bag):
     assert {due - stamp for (_, due, _), stamp in zip(played, stamps, strict=True)} == {20 * MS}
     assert stamps[0] == START + 7 * MS
     assert stamps[10] - stamps[0] == bag.end_ns - bag.start_ns + LOOP_GAP_NS
+
+
+def test_transforms_move_in_time_with_the_sensors(bag):
+    played = messages(Timeline(bag, ["/tf", "/image"], {}, loops=2, shift_ns=7 * MS))
+    stamps = {topic: [stamp_ns((message.transforms[0] if topic == "/tf" else message).header)
+                      for name, _, message in played if name == topic] for topic in ("/tf", "/image")}
+    assert stamps["/tf"] == stamps["/image"] and len(stamps["/tf"]) == 20
+    assert all(message.transforms[0].transform.translation.z == 3.0 for topic, _, message in played if topic == "/tf")
+
+
+def test_a_transform_without_a_stamp_gets_none():
+    raw = bytes(typestore().serialize_cdr(encode_transforms(bag_types(), [("a", "b", np.eye(4))], 0),
+                                          "tf2_msgs/msg/TFMessage"))
+    assert bytes(shifted_transforms(raw, 10**9)) == raw
 
 
 @pytest.mark.parametrize("fault", ["rgb:drop@0.3-0.6", "rgb:delay=0.25@0.2-0.5", "rgb:corrupt@0.4-", "rgb:noise@0-",
@@ -125,3 +147,41 @@ def test_sigint_ends_a_player_that_waits_without_a_traceback(bag, tmp_path):
         player.wait_for("waiting for subscribers of /image", 60)
         assert player.interrupt()[0] == 0
     assert "Traceback" not in player.last_words() and "sent 0 messages" in player.last_words()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--loops", "0"], "0 must be at least 1"),
+    (["--seed", "-1"], "-1 must be at least 0"),
+    (["--clock", "--rate", "nan"], "nan must be from"),
+    (["--rate", "2"], "--rate 2.0 needs --clock"),
+    (["--wait", "nan"], "nan must be from"),
+    (["--write-calibration", "nowhere/calibration.yaml"], "player: cannot write nowhere/calibration.yaml"),
+    (["--summary", "nowhere/summary.json"], "player: cannot write nowhere/summary.json"),
+    (["--ros-args", "-p"], "player: ROS does not start"),
+])
+def test_bad_input_ends_a_player_with_2_and_one_line(bag, capsys, arguments, words):
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing can be played")
+    from mss_perception import ros_player
+
+    try:
+        status = ros_player.main([str(bag.path), *arguments])
+    except SystemExit as error:     # argparse's
+        status = error.code
+    assert status == 2 and words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_cannot_be_played_is_told_and_what_was_asked_for_refused(bag, tmp_path, capsys):
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing can be played")
+    from mss_perception import ros_player
+
+    events = typestore().types["dvs_msgs/msg/EventArray"](
+        header=encode_header(bag_types(), START, ""), height=1, width=1, events=[])
+    if ros_player.message_class("dvs_msgs/msg/EventArray"):
+        pytest.skip("dvs_msgs is installed")
+    with BagWriter(tmp_path / "events") as writer:
+        writer.write("/events", events, START)
+    summary = bag_summary(tmp_path / "events")
+    assert ros_player.playable(summary, None) == []
+    assert "not installed: /events (dvs_msgs/msg/EventArray)" in capsys.readouterr().err
+    with pytest.raises(ros_player.PlayerError, match=r"/events \(dvs_msgs/msg/EventArray\) are not installed"):
+        ros_player.playable(summary, ["/events"])

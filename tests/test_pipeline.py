@@ -203,6 +203,21 @@ def test_unusable_data_is_invalid_with_its_reason_and_the_rest_goes_on(stream, r
     assert status["level"] == "WARN" and reason in status["message"] and status["warnings"][f"{name}_invalid"] > 3
 
 
+def test_a_depth_camera_may_call_its_millimetres_mono16(stream, runtime):
+    def millimetres(encoding):
+        def change(message):
+            metres = np.nan_to_num(messages.decode_image(message))
+            changed = messages.encode_image(TYPES, (1000 * metres).astype(np.uint16), "16UC1",
+                                            messages.stamp_ns(message.header), message.header.frame_id)
+            changed.encoding = encoding
+            return changed
+        return change
+
+    expected, found = (outputs_of(changed(stream, "depth", millimetres(encoding)), runtime)[0][-1]
+                       for encoding in ("16UC1", "mono16"))
+    assert found.mask["depth"] and np.array_equal(found.images["depth"], expected.images["depth"])
+
+
 def test_without_tf_nothing_is_placed_by_guess(stream, runtime):
     outputs, _ = outputs_of([entry for entry in stream if entry[0] != "tf_static"], runtime)
     assert outputs[-1].mask == {"rgb": True, "depth": False, "event": False, "lidar": False}

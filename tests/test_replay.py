@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from mss_perception import messages, replay
-from mss_perception.bags import BagWriter, read_bag
+from mss_perception.bags import BagWriter, read_bag, typestore
 from mss_perception.calibration import CalibrationError
 from mss_perception.camera import Camera
 from mss_perception.config import Config, ConfigError
@@ -438,6 +438,25 @@ def test_labels_of_another_size_are_an_error_not_a_score(recording, tmp_path):
             bag.write(topic, message, time_ns)
     with pytest.raises(ReplayError, match="labels on /labels have 8 x 8 pixels"):
         run((tmp_path / "wrong", recording[1]), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("suffix", "shape", "form"), [
+    (".png", (boxes.HEIGHT, boxes.WIDTH), "mono8; png compressed "),
+    (".png", (boxes.HEIGHT, boxes.WIDTH, 3), "bgr8; png compressed bgr8"),
+    (".jpg", (boxes.HEIGHT, boxes.WIDTH), "mono8; jpeg compressed mono8")])
+def test_compressed_labels_must_be_what_they_were(recording, tmp_path, suffix, shape, form):
+    compressed = typestore().types["sensor_msgs/msg/CompressedImage"]
+    with BagWriter(tmp_path / "bag") as bag:
+        for topic, time_ns, message in read_bag(recording[0]):
+            if topic == "/labels":
+                data = cv2.imencode(suffix, np.zeros(shape, np.uint8))[1].ravel()
+                message = compressed(header=message.header, format=form, data=data)
+            bag.write(topic, message, time_ns)
+    if suffix == ".png" and len(shape) == 2:
+        assert run((tmp_path / "bag", recording[1]), tmp_path / "out", limit_sec=0.5)["miou"] is not None
+        return
+    with pytest.raises(ReplayError, match=f"labels on /labels are '{form}'; must be mono8 label ids"):
+        run((tmp_path / "bag", recording[1]), tmp_path / "out", limit_sec=0.5)
 
 
 def test_labels_of_another_label_set_are_an_error_that_names_it(recording, tmp_path, capsys):

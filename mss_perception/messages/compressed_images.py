@@ -30,25 +30,26 @@ def check_size(height: int, width: int, size: tuple[int, int] | None) -> None:
         raise MessageError(f"image is {width} x {height}, camera_info says {size[1]} x {size[0]}")
 
 
-def decompress(msg, size: tuple[int, int] | None) -> tuple[np.ndarray, str]:
+def decompress(msg, size: tuple[int, int] | None, is_depth: bool = False) -> tuple[np.ndarray, str]:
     """Pixels of a sensor_msgs/CompressedImage, and the encoding of sensor_msgs/Image that they now have.
 
     (H, W, C) or (H, W): bgr8, rgb8, bgra8, rgba8, mono8, a Bayer mosaic of 8 bits, 16UC1 or 32FC1. Of 16 bit colours,
     grey and mosaics the upper 8 bits are kept; 16 bit grey that no encoding is named of is 16UC1. EXIF's orientation
     is ignored, as camera_info knows nothing of it. size: the (height, width) that it must have, checked before anything
-    is decoded: a small file may hold a huge picture. Raises MessageError.
+    is decoded: a small file may hold a huge picture. is_depth: mono16 is 16UC1. Raises MessageError.
     """
     encoding, codec, data = _parts(msg)
+    if is_depth and encoding == "mono16":
+        encoding = "16UC1"
     if "compressedDepth" in codec:
         return _compressed_depth(data, encoding, codec.replace("compressedDepth", "").strip(), size), encoding
-    is_depth = encoding in DEPTH_ENCODINGS
     image = _decode_file(data, msg.format, size)
     if image.ndim == 3:
         # A file says which channel is red, except that "compressed rgb" means that it was written as blue.
         swapped = "compressed rgb" in codec
         return _upper_byte(image), ("rgb" if swapped else "bgr") + ("a8" if image.shape[2] == 4 else "8")
     is_mosaic, is_16bit = encoding.startswith("bayer_"), image.dtype == np.uint16
-    if is_depth or is_16bit and not is_mosaic and encoding != "mono16":
+    if encoding in DEPTH_ENCODINGS or is_16bit and not is_mosaic and encoding != "mono16":
         if not is_16bit or encoding == "32FC1":
             raise MessageError(f"depth as {msg.format!r} holds {image.dtype}; 16UC1 can be PNG of 16 bits, both can be "
                                "compressedDepth")

@@ -83,9 +83,16 @@ def decode_image(msg, size: tuple[int, int] | None = None) -> np.ndarray:
     return read_pixels(msg, size).rgb()
 
 
-def read_pixels(msg, size: tuple[int, int] | None = None) -> Pixels:
-    """As `decode_image`, with the channels in the order that they came in."""
-    stored, encoding = decompress(msg, size) if hasattr(msg, "format") else (None, msg.encoding)
+def decode_depth(msg, size: tuple[int, int] | None = None) -> np.ndarray:
+    """As `decode_image`, of a depth image, where mono16 is taken for 16UC1: some drivers name millimetres so."""
+    return read_pixels(msg, size, is_depth=True).rgb()
+
+
+def read_pixels(msg, size: tuple[int, int] | None = None, is_depth: bool = False) -> Pixels:
+    """As `decode_image`, with the channels in the order that they came in. is_depth: as `decode_depth`."""
+    stored, encoding = decompress(msg, size, is_depth) if hasattr(msg, "format") else (None, msg.encoding)
+    if is_depth and encoding == "mono16":
+        encoding = "16UC1"
     if encoding not in PIXEL_FORMATS:
         raise MessageError(f"image encoding {encoding!r} is not supported; supported: {', '.join(PIXEL_FORMATS)}")
     form = PIXEL_FORMATS[encoding]
