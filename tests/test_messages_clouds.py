@@ -90,7 +90,7 @@ def test_positions_of_an_organised_cloud_are_row_by_row():
     fields = [field("y", 8, 8), field("z", 16, 7), field("x", 0, 8)]
     decoded = messages.decode_cloud(cloud(data, fields, height, width, 23, 23 * width, True))
     xyz = decoded.xyz()
-    assert xyz.dtype == np.float32 and xyz.T.flags.c_contiguous
+    assert xyz.dtype == np.float32
     for row in range(height):
         for column in range(width):
             assert xyz[row * width + column].tolist() == [column, row, 10 * row + column]
