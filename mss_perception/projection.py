@@ -79,7 +79,7 @@ def numbers_of(xyz: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     places of y and z after x, the step to the next point, and N. So the compiler sees one type, however they lie."""
     size = xyz.itemsize
     if any(stride <= 0 or stride % size for stride in xyz.strides) or not xyz.flags.aligned:
-        xyz = np.ascontiguousarray(xyz)
+        xyz = xyz.copy(order="C")
     step, place = (max(1, stride // size) for stride in xyz.strides)        # of a single point it may be 0
     numbers = np.lib.stride_tricks.as_strided(
         xyz, ((len(xyz) - 1) * step + 2 * place + 1 if len(xyz) else 0,), (size,), writeable=False)

@@ -51,8 +51,9 @@ class Cloud:
         """(N, 3) float32 positions; what float32 cannot hold becomes infinite. A view of the message's data where x, y
         and z are such numbers one after the other, as nearly all drivers send them; do not write to it."""
         x, y, z = (self.scalar(name) for name in "xyz")
-        at_x, at_y, at_z = (self.fields.dtype.fields[name][1] for name in "xyz")
-        if x.dtype == y.dtype == z.dtype == np.float32 and (at_y, at_z) == (at_x + 4, at_x + 8):
+        kinds, (at_x, at_y, at_z) = zip(*(self.fields.dtype.fields[name][:2] for name in "xyz"), strict=True)
+        in_row = set(kinds) == {np.dtype(np.float32)} and (at_y, at_z) == (at_x + 4, at_x + 8)
+        if in_row and x.strides[0] == self.fields.dtype.itemsize:       # else x is a copy of an organised cloud's rows
             return np.lib.stride_tricks.as_strided(x, (len(x), 3), (x.strides[0], 4), writeable=False)
         with np.errstate(over="ignore"):
             return np.stack([one.astype(np.float32) for one in (x, y, z)], -1)
