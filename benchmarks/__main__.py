@@ -14,37 +14,36 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")       # before NumPy and numba rea
 
 import argparse  # noqa: E402
 import json  # noqa: E402
-import statistics  # noqa: E402
-import time  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 
 import cv2  # noqa: E402
 import torch  # noqa: E402
 
-from benchmarks import public, systems  # noqa: E402
-from benchmarks.collector import collector_row  # noqa: E402
-from benchmarks.rows import ROWS, Row  # noqa: E402
+from benchmarks import collector, node, public, replay, sensors, systems, training  # noqa: E402
+from benchmarks.rows import Result, Row, Skipped, measure  # noqa: E402
+from mss_models.allocator import keep_freed_memory  # noqa: E402
 
 
-def known_rows(clone: str | None) -> dict[str, Callable[[], Row]]:
-    """Every row by name; clone: of the public CMNeXt."""
-    return ROWS | {"collector": collector_row} | systems.rows(clone)
+def known_rows(clone: str | None, tiny: bool = False) -> dict[str, Callable[[], Row | list[Result]]]:
+    """Every row by name. clone: of the public code, see benchmarks/public.py. tiny: small sizes, for tests."""
+    return {**sensors.rows(tiny), **collector.rows(tiny), **node.rows(tiny), **replay.rows(tiny), **training.rows(tiny),
+            **systems.rows(clone, tiny)}
 
 
-def measure(row: Row, runs: int | None) -> dict:
-    """Median milliseconds of both sides, interleaved, after one run each to warm up. runs: None for the row's own."""
-    runs = runs or row.runs
-    row.ours(), row.peer()
-    times: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(runs):
-        for side in ("ours", "peer"):
-            started = time.perf_counter()
-            getattr(row, side)()
-            times[side].append(1e3 * (time.perf_counter() - started))
-    ours, peer = (statistics.median(times[side]) for side in ("ours", "peer"))
-    return {"name": row.name, "peer_name": row.peer_name, "ours": round(ours, 3), "peer": round(peer, 3),
-            "ratio": round(ours / peer, 3), "target": row.target,
-            "met": None if row.target is None else ours / peer <= row.target, "runs": runs, "threads": 1}
+def results(make: Callable[[], Row | list[Result]], runs: int | None) -> list[Result]:
+    """What a row measures; runs as of rows.measure. Raises Skipped."""
+    made = make()
+    return [measure(made, runs)] if isinstance(made, Row) else made
+
+
+def line(one: Result) -> str:
+    """One row of the table in the terminal."""
+    figures = [f"{one.ours:.4g}", "" if one.peer is None else f"{one.peer:.4g}",
+               "" if one.ratio is None else f"{one.ratio:.3f}"]
+    target = "" if one.target is None else f"{one.target_of} {'>=' if one.rate else '<='} {one.target:g}"
+    met = {True: "met", False: "NOT MET", None: ""}[one.met]
+    return (f"{one.name:90}{figures[0]:>9}{figures[1]:>9} {one.unit:12}{figures[2]:>7}  {target:14} {met:8}"
+            f"{one.peer_name}")
 
 
 def main() -> None:
@@ -60,22 +59,22 @@ def main() -> None:
     known = known_rows(args.deliver)
     if unknown := [name for name in args.names if name not in known]:
         parser.error(f"no row {unknown[0]!r}; rows: {', '.join(known)}")
+    keep_freed_memory()     # of both sides
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
-    results = []
-    print(f"{'one thread':52}{'ours ms':>9}{'peer ms':>9}{'ratio':>8}{'target':>8}  peer")
+    measured = []
+    print(f"{'one thread':90}{'ours':>9}{'peer':>9} {'':12}{'ratio':>7}  {'target':22} peer")
     for name in args.names or known:
         try:
-            one = measure(known[name](), args.runs)
-        except public.Skipped as reason:
-            print(f"{name:52}skipped: {reason}", flush=True)
+            found = results(known[name], args.runs)
+        except Skipped as reason:
+            print(f"{name}: skipped: {reason}", flush=True)
             continue
-        results.append(one)
-        print(f"{one['name']:52}{one['ours']:9.2f}{one['peer']:9.2f}{one['ratio']:8.2f}{one['target'] or '':>8}"
-              f"  {one['peer_name']}", flush=True)
+        measured += found
+        print(*map(line, found), sep="\n", flush=True)
     if args.json:
         with open(args.json, "w") as file:
-            json.dump(results, file, indent=1)
+            json.dump([one.as_json() for one in measured], file, indent=1)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from benchmarks.rows import Skipped
 from mss_models.importing import import_weights
 from mss_models.modality import DELIVER_MODALITIES
 from mss_models.system import System
@@ -21,10 +22,6 @@ DELIVER = "https://github.com/jamycheung/DELIVER"
 NOT_NEEDED = {"timm", "mmcv", "fvcore", "torchvision", "einops", "tabulate"}
 USED = {"trunc_normal_": nn.init.trunc_normal_,
         "build_norm_layer": lambda config, features: ("bn", nn.BatchNorm2d(features))}  # mmcv's
-
-
-class Skipped(Exception):
-    """A row cannot be measured here. The message says what it needs."""
 
 
 def cmnext(clone: str | Path | None) -> tuple[nn.Module, System]:

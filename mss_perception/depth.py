@@ -83,11 +83,10 @@ class DepthLane:
         codes, figures = self._encoder.points(xyz.reshape(3, *depth.shape), points, level.moved(T_target_depth))
         scale_x, scale_y = self.width / self.target.width, self.height / self.target.height
         alone = min(0.5 * scale_x * self.target.K[0, 0] / camera.K[0, 0], LARGEST_HALF)
-        z = points.xyz[:, 2]
-        half = kernels.depth_footprint(points.uv, points.index, z, camera.width, scale_x, scale_y, alone, FOOTPRINT,
-                                       LARGEST_HALF)
-        image, keys = kernels.draw_nearest(points.uv, z[points.index], codes, half, self.height, self.width,
-                                           self.target.height, self.target.width)
+        half = kernels.depth_footprint(points.index, points.z, points.uv, camera.width, scale_x, scale_y, alone,
+                                       FOOTPRINT, LARGEST_HALF)
+        image, keys, _ = kernels.draw_squares(points.uv, points.z, codes, half, self.height, self.width,
+                                              self.target.height, self.target.width)
         return image, int(np.count_nonzero(keys < kernels.EMPTY)), figures
 
 
@@ -105,7 +104,7 @@ class MetricDepth:
 
     def points(self, xyz: np.ndarray, points: ProjectedPoints, level: Level) -> tuple[np.ndarray, dict]:
         """Codes (M,) uint32 of the pixels of a depth image that the target camera sees, and figures."""
-        return kernels.encode_depth(points.xyz, points.index, self.near, self.far, self.log_span), {}
+        return kernels.encode_depth(points.z, self.near, self.far, self.log_span), {}
 
 
 def same_view(a: Camera, b: Camera) -> bool:

@@ -196,14 +196,15 @@ def gather_counts(counts, single, several, starts, sources, gain, height, width)
     the pixels that have more; their sources are those of pixel_sources.
     """
     image = np.empty((height * width, 3), np.uint8)
-    on, off = np.empty(BLOCK), np.empty(BLOCK)
+    on, off = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for first in range(0, len(single), BLOCK):
         source, drawn = single[first:first + BLOCK], image[first:first + BLOCK]
         for i in range(len(source)):
             at = np.uintp(source[i])
             off[i], on[i] = counts[at, 0], counts[at, 1]
         for i in range(len(source)):
-            drawn[i, 0], drawn[i, 1], drawn[i, 2] = code(gain * on[i]), code(gain * off[i]), np.uint8(0)
+            drawn[i, 0], drawn[i, 1] = code(np.float32(gain) * on[i]), code(np.float32(gain) * off[i])
+            drawn[i, 2] = np.uint8(0)
     for i in several:
         all_on = all_off = 0
         for k in range(starts[i], starts[i + 1]):
@@ -217,6 +218,7 @@ def gather_counts(counts, single, several, starts, sources, gain, height, width)
 @compiled
 def code(value):
     """Rounded and clipped to 1..255, but 0 is 0. Without branches."""
-    rounded = value + 0.5 if value > 0.5 else 1.0
-    rounded = rounded if rounded < 255.0 else 255.0
-    return np.uint8(np.int32(rounded if value > 0.0 else 0.0))
+    value = np.float32(value)
+    rounded = value + np.float32(0.5) if value > np.float32(0.5) else np.float32(1.0)
+    rounded = rounded if rounded < np.float32(255.0) else np.float32(255.0)
+    return np.uint8(np.int32(rounded if value > np.float32(0.0) else np.float32(0.0)))

@@ -126,7 +126,8 @@ class HHA:
         them. Normals are of the depth camera's own image, in which neighbours are neighbours in space.
         """
         x, y, z = xyz
-        shown = np.ascontiguousarray(points.xyz[:, 2]).reshape(z.shape)
+        shown = np.full(z.shape, np.nan, np.float32)
+        shown.ravel()[points.index] = points.z
         metres = np.where(np.isnan(x), np.float32(np.nan), z)
         codes, figures = self._encode(np.stack([x / metres, y / metres]), metres, shown, level)
         return kernels.pack_codes(codes.reshape(-1, 3), points.index), figures

@@ -136,37 +136,61 @@ EMPTY = np.uint64(np.float32(np.inf).view(np.uint32)) << np.uint64(32)     # key
 
 
 @compiled
-def project_points(x, y, z, T, knot, K, kind, d, valid_radius, width, height):
-    """Points of the sensor's frame -> the target's: xyz (N, 3) float32, NaN for no return; of those that its camera
-    sees their places (M,) uint32 among them, rising, and uv (M, 2); and the number of returns.
+def project_points(numbers, layout, T, knot, K, kind, d, valid_radius, width, height):
+    """Points of the sensor's frame -> those that the target's camera sees: which they are (M,) uint32, rising, x, y and
+    z (M,) float32 in its frame, and uv (M, 2); and how many of all are returns.
 
-    x, y, z: (N,). Every step is a loop without branches over a block, which the compiler makes vector instructions of.
+    numbers, layout: as of projection.numbers_of. Every step is a loop without branches over a block, which the compiler
+    makes vector instructions of.
     """
-    count = len(x)
-    xyz = np.empty((count, 3), np.float32)
+    place_y, place_z, step, count = layout
     index, uv = np.empty(count, np.uint32), np.empty((count, 2))
-    place, a, b, c, u, v = (np.empty(BLOCK, np.uint32), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK),
-                            np.empty(BLOCK), np.empty(BLOCK))
-    returns, seen = 0, np.uintp(0)      # unsigned: an index that may be negative costs a test
+    x, y, z = np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    chosen, a, b, c, u, v = (np.empty(BLOCK, np.uint32), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK),
+                             np.empty(BLOCK), np.empty(BLOCK))
+    front, right, down, depth = np.empty(BLOCK, np.uint32), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
+    returns = seen = 0
     for first in range(0, count, BLOCK):
         size = min(BLOCK, count - first)
-        returns += take_returns(x[first:first + size], y[first:first + size], z[first:first + size], a, b, c)
+        begin, end = step * first, step * (first + size - 1) + 1
+        returns += take_returns(numbers[begin:end:step], numbers[begin + place_y:end + place_y:step],
+                                numbers[begin + place_z:end + place_z:step], a, b, c)
         if len(T) > 1:
             move_between(a[:size], b[:size], c[:size], T, knot[first:first + size])
         else:
             move(a[:size], b[:size], c[:size], T[0])
-        moved = xyz[first:first + size]
-        for i in range(size):
-            moved[i, 0], moved[i, 1], moved[i, 2] = a[i], b[i], c[i]
-        ahead = np.uintp(0)             # those in front of the camera move up
-        for i in range(size):
-            place[ahead], a[ahead], b[ahead], c[ahead] = first + i, a[i], b[i], c[i]
-            ahead += np.uintp(c[ahead] > 0.0)
-        look(a[:ahead], b[:ahead], c[:ahead], K, kind, d, valid_radius, u, v)
-        for i in range(ahead):          # and those inside of the image to the end of the result
-            index[seen], uv[seen, 0], uv[seen, 1] = place[i], u[i], v[i]
-            seen += np.uintp((u[i] >= 0.0) & (u[i] < width) & (v[i] >= 0.0) & (v[i] < height))
-    return xyz, index[:seen], uv[:seen], returns
+        ahead = choose_in_front(c[:size], front)
+        for i in range(ahead):
+            k = np.uintp(front[i])      # unsigned: an index that may be negative costs a test
+            right[i], down[i], depth[i] = a[k], b[k], c[k]
+        look(right[:ahead], down[:ahead], depth[:ahead], K, kind, d, valid_radius, u, v)
+        inside = choose_inside(u[:ahead], v[:ahead], width, height, chosen)
+        for i in range(inside):
+            k, to = np.uintp(chosen[i]), np.uintp(seen + i)
+            index[to], x[to], y[to], z[to] = first + front[k], right[k], down[k], depth[k]
+            uv[to, 0], uv[to, 1] = u[k], v[k]
+        seen += inside
+    return index[:seen], x[:seen], y[:seen], z[:seen], uv[:seen], returns
+
+
+@compiled
+def choose_in_front(depth, chosen):
+    """Write the places of positive depths into `chosen`; how many there are."""
+    count = np.uintp(0)
+    for i in range(len(depth)):
+        chosen[count] = i
+        count += np.uintp(depth[i] > 0.0)
+    return np.int64(count)
+
+
+@compiled
+def choose_inside(u, v, width, height, chosen):
+    """Write the places of pixels inside of the image into `chosen`; how many there are."""
+    count = np.uintp(0)
+    for i in range(len(u)):
+        chosen[count] = i
+        count += np.uintp((u[i] >= 0.0) & (u[i] < width) & (v[i] >= 0.0) & (v[i] < height))
+    return np.int64(count)
 
 
 @compiled
@@ -226,45 +250,97 @@ def look(a, b, c, K, kind, d, valid_radius, u, v):
 
 
 @compiled
-def draw_nearest(uv, distance, codes, half, height, width, full_height, full_width):
-    """Z-buffer: draw every point as a square and keep the nearest per pixel, whatever their order.
+def draw_nearest(uv, distance, codes, dilate, height, width, full_height, full_width):
+    """Z-buffer: draw every point into its pixel and those up to `dilate` beside it, and keep the nearest per pixel,
+    whatever their order.
 
     uv (M, 2) in the full image of full_height x full_width, distance (M,) float32 metres, codes (M,) uint32 what to
     draw, as `packed` gives it; it decides between two equally near points.
-    half (M,) float32, or (1,) for all: half the square's side in pixels of the grid; each point covers at least the
-    pixel that it falls into.
-    Returns image (height, width, 3) uint8 and keys (height, width) uint64, whose upper halves are the bits of the
-    nearest distance; 0 and EMPTY where there is nothing.
+    Returns image (height, width, 3) uint8, 0 where there is nothing, and of the rows from the first to the last in
+    which there may be something: keys (rows, width) uint64, whose upper halves are the bits of the nearest distance and
+    which are EMPTY where there is nothing, and the first row's number. A LiDAR sees a band of the image.
     """
-    keys = np.full((height, width), EMPTY)
     scale_x, scale_y = width / full_width, height / full_height
+    first, keys = empty_band(uv, scale_y, dilate + 1.0, height, width)
     near = distance.view(np.uint32)         # positive floats are in the order of their bits
     for i in range(len(uv)):
-        # From the image's corner, which is the same in every size of the grid. The last half pixel before u = width,
-        # nearest to no pixel's centre, goes to the last pixel.
-        u, v = min((uv[i, 0] + 0.5) * scale_x, width - 0.5), min((uv[i, 1] + 0.5) * scale_y, height - 0.5)
-        column, row = int(u), int(v)
-        # Pixel centres, at + 0.5, that the square covers.
-        reach = half[i] if len(half) > 1 else half[0]
-        left, right = int(np.floor(u - 0.5 - reach)) + 1, int(np.floor(u - 0.5 + reach))
+        u, v = place_on_grid(uv[i], scale_x, scale_y, width, height)
+        column, row = int(u), int(v) - first
+        draw_square(keys, column - dilate, column + dilate, row - dilate, row + dilate, near[i], codes[i])
+    return image_of(keys, first, height), keys, first
+
+
+@compiled
+def draw_squares(uv, distance, codes, half, height, width, full_height, full_width):
+    """As draw_nearest, each point as a square of its own: half (M,) float32, half the side in pixels of the grid. It
+    covers the pixels whose centres are in it, and at least the one that it falls into."""
+    scale_x, scale_y = width / full_width, height / full_height
+    first, keys = empty_band(uv, scale_y, half.max() if len(half) else np.float32(0.0), height, width)
+    near = distance.view(np.uint32)
+    for i in range(len(uv)):
+        u, v = place_on_grid(uv[i], scale_x, scale_y, width, height)
+        column, row, reach = int(u), int(v), half[i]
+        left, right = int(np.floor(u - 0.5 - reach)) + 1, int(np.floor(u - 0.5 + reach))    # centres are at + 0.5
         top, bottom = int(np.floor(v - 0.5 - reach)) + 1, int(np.floor(v - 0.5 + reach))
-        left, right = np.uintp(max(min(left, column), 0)), np.uintp(min(max(right, column), width - 1))
-        top, bottom = np.uintp(max(min(top, row), 0)), np.uintp(min(max(bottom, row), height - 1))
-        key = np.uint64(near[i]) << np.uint64(32) | np.uint64(codes[i])
-        if right - left == 2 and bottom - top == 2:     # nearly all: a loop of a known length needs no guesses
-            for y in range(3):
-                for x in range(3):
-                    lower(keys, top + np.uintp(y), left + np.uintp(x), key)
-            continue
-        for y in range(top, bottom + np.uintp(1)):
-            for x in range(left, right + np.uintp(1)):
-                lower(keys, y, x, key)
-    return unpacked(keys), keys
+        draw_square(keys, min(left, column), max(right, column), min(top, row) - first, max(bottom, row) - first,
+                    near[i], codes[i])
+    return image_of(keys, first, height), keys, first
+
+
+@compiled
+def empty_band(uv, scale, reach, height, width):
+    """The first row that a square can touch, and empty keys from there to the last such row."""
+    lowest, highest = np.inf, -np.inf
+    for i in range(len(uv)):
+        lowest, highest = min(lowest, uv[i, 1]), max(highest, uv[i, 1])
+    if not lowest <= highest:
+        return 0, np.full((0, width), EMPTY)
+    first = max(int((lowest + 0.5) * scale - reach) - 1, 0)
+    return first, np.full((min(int((highest + 0.5) * scale + reach) + 2, height) - first, width), EMPTY)
+
+
+@compiled
+def place_on_grid(uv, scale_x, scale_y, width, height):
+    """From the image's corner, which is the same in every size of the grid. The last half pixel before u = width, which
+    is nearest to no pixel's centre, goes to the last pixel."""
+    return min((uv[0] + 0.5) * scale_x, width - 0.5), min((uv[1] + 0.5) * scale_y, height - 0.5)
+
+
+@compiled
+def draw_square(keys, left, right, top, bottom, distance_bits, codes):
+    """Both ends included, as far as there are such pixels."""
+    left, right = np.uintp(max(left, 0)), np.uintp(min(right, keys.shape[1] - 1))
+    top, bottom = np.uintp(max(top, 0)), np.uintp(min(bottom, keys.shape[0] - 1))
+    key = np.uint64(distance_bits) << np.uint64(32) | np.uint64(codes)
+    if right - left == 2 and bottom - top == 2:     # nearly all: a loop of a known length needs no guesses
+        for y in range(3):
+            for x in range(3):
+                lower(keys, top + np.uintp(y), left + np.uintp(x), key)
+        return
+    for y in range(top, bottom + np.uintp(1)):
+        for x in range(left, right + np.uintp(1)):
+            lower(keys, y, x, key)
 
 
 @compiled
 def lower(keys, y, x, key):
     keys[y, x] = min(keys[y, x], key)
+
+
+@compiled
+def image_of(keys, first, height):
+    """The three codes in the lowest bytes of keys (rows, width) uint64 -> (height, width, 3) uint8 from row `first` on,
+    0 before and after."""
+    rows, width = keys.shape
+    image = np.empty((height, width, 3), np.uint8)
+    image[:first] = 0
+    image[first + rows:] = 0
+    drawn, of = image[first:first + rows].reshape(-1), keys.reshape(-1)
+    for i in range(len(of)):
+        codes = np.uint32(of[i])
+        drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2] = (np.uint8(codes), np.uint8(codes >> np.uint32(8)),
+                                                            np.uint8(codes >> np.uint32(16)))
+    return image
 
 
 # ----------------------------------------------------------------------------------------------------------- codes
@@ -274,19 +350,6 @@ def lower(keys, y, x, key):
 def packed(a, b, c):
     """Three codes as one number."""
     return np.uint32(a) | np.uint32(b) << np.uint32(8) | np.uint32(c) << np.uint32(16)
-
-
-@compiled
-def unpacked(keys):
-    """The three codes in the lowest bytes of (H, W) uint64 -> (H, W, 3) uint8."""
-    height, width = keys.shape
-    image = np.empty((height, width, 3), np.uint8)
-    flat, of = image.reshape(-1), keys.reshape(-1)
-    for i in range(len(of)):
-        codes = np.uint32(of[i])
-        flat[3 * i], flat[3 * i + 1], flat[3 * i + 2] = (np.uint8(codes), np.uint8(codes >> np.uint32(8)),
-                                                         np.uint8(codes >> np.uint32(16)))
-    return image
 
 
 @compiled
@@ -303,7 +366,7 @@ def code_of_distance(distance, near, log_span):
 
     log_span: log(far / near), which the callers compute once. Single precision, for speed.
     """
-    return code_of_fraction(logarithm(np.float32(distance / near)) / np.float32(log_span))
+    return code_of_fraction(logarithm(np.float32(distance) / np.float32(near)) / np.float32(log_span))
 
 
 @compiled
@@ -324,55 +387,72 @@ def logarithm(x):
 
 
 @compiled
-def encode_lidar(xyz, index, intensity, near, log_span, intensity_scale, low, high):
-    """The points `index` (M,) of xyz (N, 3) in the target's frame, with intensity (N,) -> range (M,) float32 metres and
-    codes (M,) uint32. What is scattered is gathered first, so that the rest becomes vector instructions."""
-    count = len(index)
-    distance, codes = np.empty(count, np.float32), np.empty(count, np.uint32)
-    strength, down = np.empty(count, np.float32), np.empty(count, np.float32)
-    for k in range(count):
-        i = np.uintp(index[k])
-        distance[k], strength[k], down[k] = distance_of(xyz[i]), intensity[i], xyz[i, 1]
-    for k in range(count):
-        codes[k] = packed(code_of_distance(distance[k], near, log_span),
-                          code_of_fraction(strength[k] / intensity_scale),
-                          code_of_fraction((-down[k] - low) / (high - low)))
+def encode_lidar(x, y, z, intensity, near, log_span, intensity_scale, low, high):
+    """Points (M,) in the target's frame -> range (M,) float32 metres and codes (M,) uint32."""
+    distance, codes = np.empty(len(x), np.float32), np.empty(len(x), np.uint32)
+    for i in range(len(x)):
+        distance[i] = distance_of(x[i], y[i], z[i])
+        codes[i] = packed(code_of_distance(distance[i], near, log_span),
+                          code_of_fraction(intensity[i] / intensity_scale),
+                          code_of_fraction((-y[i] - low) / (high - low)))
     return distance, codes
 
 
 @compiled
-def distance_of(point):
-    return np.sqrt(point[0] * point[0] + point[1] * point[1] + point[2] * point[2])
+def distance_of(x, y, z):
+    return np.sqrt(x * x + y * y + z * z)
 
 
 @compiled
-def label_points(labels, uv, index, xyz, keys, ignore_id, keep_hidden):
-    result = np.full(len(xyz), ignore_id, labels.dtype)
+def label_points(labels, index, x, y, z, uv, count, nearest, ignore_id, keep_hidden):
+    result = np.full(count, ignore_id, labels.dtype)
     height, width = labels.shape
-    rows, columns = keys.shape
-    for k in range(len(index)):
-        i, u, v = np.uintp(index[k]), uv[k, 0] + 0.5, uv[k, 1] + 0.5
-        if not keep_hidden:
-            key = keys[min(int(v * rows / height), rows - 1), min(int(u * columns / width), columns - 1)]
-            front = np.uint32(key >> np.uint64(32)).view(np.float32)
-            if distance_of(xyz[i]) > HIDDEN_RATIO * front + HIDDEN_METRES:
-                continue
-        result[i] = labels[min(int(v), height - 1), min(int(u), width - 1)]
+    for i in range(len(index)):
+        u, v = uv[i, 0] + 0.5, uv[i, 1] + 0.5
+        if keep_hidden or not is_hidden(distance_of(x[i], y[i], z[i]), u / width, v / height, nearest):
+            result[index[i]] = labels[min(int(v), height - 1), min(int(u), width - 1)]
     return result
+
+
+@compiled
+def labelled_points(labels, confidence, x, y, z, uv, nearest, ignore_id):
+    """The points that are not hidden, and labelled: x, y, z (K,) float32, label and confidence (K,) uint8."""
+    count = len(uv)
+    x_of, y_of, z_of = np.empty(count, np.float32), np.empty(count, np.float32), np.empty(count, np.float32)
+    label, sure = np.empty(count, np.uint8), np.empty(count, np.uint8)
+    height, width = labels.shape
+    n = np.uintp(0)
+    for i in range(count):
+        u, v = uv[i, 0] + 0.5, uv[i, 1] + 0.5
+        row, column = min(int(v), height - 1), min(int(u), width - 1)
+        x_of[n], y_of[n], z_of[n] = x[i], y[i], z[i]
+        label[n], sure[n] = labels[row, column], confidence[row, column]
+        n += np.uintp((label[n] != ignore_id) and
+                      not is_hidden(distance_of(x[i], y[i], z[i]), u / width, v / height, nearest))
+    return x_of[:n], y_of[:n], z_of[:n], label[:n], sure[:n]
+
+
+@compiled
+def is_hidden(distance, across, down, nearest):
+    """Whether something nearer is drawn at this place, in 0..1 of the image from its corner. nearest: keys, the number
+    of their first row and of all rows of the image."""
+    keys, first, rows = nearest
+    columns = keys.shape[1]
+    key = keys[min(int(down * rows), rows - 1) - first, min(int(across * columns), columns - 1)]
+    return distance > HIDDEN_RATIO * np.uint32(key >> np.uint64(32)).view(np.float32) + HIDDEN_METRES
 
 
 # ----------------------------------------------------------------------------------------------------------- radar
 
 
 @compiled
-def encode_radar(xyz, index, intensity, speed, near, log_span, speed_max):
-    """As encode_lidar; speed (N,) m/s, NaN where it is not measured."""
-    distance, codes = np.empty(len(index), np.float32), np.empty(len(index), np.uint32)
-    for k in range(len(index)):
-        i = np.uintp(index[k])
-        distance[k] = distance_of(xyz[i])
+def encode_radar(x, y, z, intensity, speed, near, log_span, speed_max):
+    """As encode_lidar; speed (M,) m/s, NaN where it is not measured."""
+    distance, codes = np.empty(len(x), np.float32), np.empty(len(x), np.uint32)
+    for i in range(len(x)):
+        distance[i] = distance_of(x[i], y[i], z[i])
         moving = code_of_fraction(0.5 + 0.5 * speed[i] / speed_max) if speed[i] == speed[i] else np.uint8(0)
-        codes[k] = packed(code_of_distance(distance[k], near, log_span), code_of_fraction(intensity[i]), moving)
+        codes[i] = packed(code_of_distance(distance[i], near, log_span), code_of_fraction(intensity[i]), moving)
     return distance, codes
 
 
@@ -381,9 +461,9 @@ def encode_radar(xyz, index, intensity, speed, near, log_span, speed_max):
 
 @compiled
 def depth_codes(z, near, far, log_span):
-    """Metres along the optical axis -> the three channels."""
-    z = min(max(z, near), far)
-    return code_of_distance(z, near, log_span), code_of_fraction(near / z), np.uint8(255)
+    """Metres along the optical axis, float32 -> the three channels."""
+    z = min(max(z, np.float32(near)), np.float32(far))
+    return code_of_distance(z, near, log_span), code_of_fraction(np.float32(near) / z), np.uint8(255)
 
 
 @compiled
@@ -392,15 +472,15 @@ def resample_depth(depth, unit_m, height, width, near, far, log_span):
     image = np.empty((height, width, 3), np.uint8)
     rows, columns = depth.shape
     column_of = ((np.arange(width) + 0.5) * columns / width).astype(np.uintp)
-    metres, valid, nothing = np.empty(width), 0, np.uint8(0)
+    metres, valid, nothing = np.empty(width, np.float32), 0, np.uint8(0)
     for y in range(height):
         source, line = depth[int((y + 0.5) * rows / height)], image[y]
         for x in range(width):
-            metres[x] = unit_m * source[column_of[x]]
+            metres[x] = np.float32(unit_m) * np.float32(source[column_of[x]])
         for x in range(width):      # without branches, to be vectorised
             z = metres[x]
-            there = (z > 0.0) & (z < np.inf)
-            a, b, c = depth_codes(z if there else near, near, far, log_span)
+            there = (z > np.float32(0.0)) & (z < np.float32(np.inf))
+            a, b, c = depth_codes(z if there else np.float32(near), near, far, log_span)
             line[x, 0], line[x, 1] = a if there else nothing, b if there else nothing
             line[x, 2] = c if there else nothing
             valid += there
@@ -420,39 +500,37 @@ def unproject_depth(depth, unit_m, rays):
 
 
 @compiled
-def encode_depth(xyz, index, near, far, log_span):
-    """The points `index` (M,) of xyz (N, 3) in the target's frame -> codes (M,) uint32."""
-    z, codes = np.empty(len(index)), np.empty(len(index), np.uint32)
-    for k in range(len(index)):
-        z[k] = xyz[np.uintp(index[k]), 2]
-    for k in range(len(index)):
-        a, b, c = depth_codes(z[k], near, far, log_span)
-        codes[k] = packed(a, b, c)
+def encode_depth(z, near, far, log_span):
+    """Metres along the optical axis (M,) float32 -> codes (M,) uint32."""
+    codes = np.empty(len(z), np.uint32)
+    for i in range(len(z)):
+        a, b, c = depth_codes(z[i], near, far, log_span)
+        codes[i] = packed(a, b, c)
     return codes
 
 
 @compiled
-def depth_footprint(uv, index, z, columns, scale_x, scale_y, alone, footprint, largest):
+def depth_footprint(index, z, uv, columns, scale_x, scale_y, alone, footprint, largest):
     """Half the side, in grid pixels, of the square that each pixel of a depth image becomes: (M,) float32.
 
-    uv (M, 2) of the pixels that are seen, `index` (M,) where they are among the row-major ones, `columns` in a row,
-    whose depths are z (N,). Half the way to the neighbour on the right or below, whichever is farther, times
-    `footprint`: no crack opens in a surface, however it is slanted or magnified. A neighbour that is not seen or
-    belongs to another surface leaves it at `alone`.
+    index (M,): which of the row-major pixels, `columns` in a row, are seen, z (M,) at which depth and uv (M, 2) where.
+    Half the way to the neighbour on the right or below, whichever is farther, times `footprint`: no crack opens in a
+    surface, however it is slanted or magnified. A neighbour that is not seen or belongs to another surface leaves it at
+    `alone`.
     """
     half = np.full(len(uv), alone * footprint, np.float32)
     below = 0
-    for k in range(len(uv)):
-        i, farthest = index[k], 0.0
-        while below < len(uv) and index[below] < i + columns:
+    for i in range(len(uv)):
+        number, farthest = index[i], 0.0
+        while below < len(uv) and index[below] < number + columns:
             below += 1
-        for there, other in ((i + 1, k + 1), (i + columns, below)):
-            if other < len(uv) and index[other] == there and not (other == k + 1 and there % columns == 0) and \
-                    abs(z[there] - z[i]) < SAME_SURFACE * min(z[there], z[i]):
-                farthest = max(farthest, max(abs(uv[other, 0] - uv[k, 0]) * scale_x,
-                                             abs(uv[other, 1] - uv[k, 1]) * scale_y))
+        for other, there in ((i + 1, number + 1), (below, number + columns)):
+            if other < len(uv) and index[other] == there and not (other == i + 1 and there % columns == 0) and \
+                    abs(z[other] - z[i]) < SAME_SURFACE * min(z[other], z[i]):
+                farthest = max(farthest, max(abs(uv[other, 0] - uv[i, 0]) * scale_x,
+                                             abs(uv[other, 1] - uv[i, 1]) * scale_y))
         if farthest > 0.0:
-            half[k] = min(0.5 * farthest * footprint, largest)
+            half[i] = min(0.5 * farthest * footprint, largest)
     return half
 
 

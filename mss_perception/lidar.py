@@ -30,7 +30,8 @@ LONGEST_SWEEP_SEC, SHORTEST_SWEEP_SEC = 2.0, 0.001
 
 @dataclass(frozen=True)
 class Returns:
-    """One cloud in the target camera's view: its points, (N,) float32 intensities with 1 = the driver's full scale.
+    """One cloud in the target camera's view: the points that it sees, and their (M,) float32 intensities with 1 = the
+    driver's full scale.
 
     figures: points (returns), no_return (NaN, infinite, or exactly (0, 0, 0)), points_in_image (depth > 0,
     0 <= u < width, 0 <= v < height of the camera, before the z-buffer), deskewed; intensity_clipped, the share of
@@ -44,16 +45,19 @@ class Returns:
 
 @dataclass
 class LidarImage(LaneImage):
-    """points: where each point is in the target camera; keys: (H, W) of kernels.draw_nearest."""
+    """points: where each point is in the target camera. drawn: keys and first row as kernels.draw_nearest has them."""
 
     target: Camera | None = None
     points: ProjectedPoints | None = None
-    keys: np.ndarray | None = None
+    drawn: tuple[np.ndarray, int] | None = None
 
     @property
     def nearest(self) -> np.ndarray:
         """(H, W) float32 range in metres of what is drawn, inf where nothing is."""
-        return (self.keys >> 32).astype(np.uint32).view(np.float32)
+        keys, first = self.drawn
+        whole = np.full(self.image.shape[:2], np.inf, np.float32)
+        whole[first:first + len(keys)] = (keys >> 32).astype(np.uint32).view(np.float32)
+        return whole
 
     def label_points(self, labels: np.ndarray, ignore_id: int = 255, keep_hidden: bool = False) -> np.ndarray:
         """Give each point the value of its pixel: (Hc, Wc) of the camera's size -> (N,) of the same type.
@@ -63,8 +67,17 @@ class LidarImage(LaneImage):
         if labels.shape != (self.target.height, self.target.width):
             raise ValueError(f"labels are {labels.shape}; must be of the camera's size, {self.target.height} x "
                              f"{self.target.width}")
-        return kernels.label_points(labels, self.points.uv, self.points.index, self.points.xyz, self.keys, ignore_id,
-                                    keep_hidden)
+        p = self.points
+        return kernels.label_points(labels, p.index, p.x, p.y, p.z, p.uv, p.count, (*self.drawn, len(self.image)),
+                                    ignore_id, keep_hidden)
+
+    def labelled_points(self, labels: np.ndarray, confidence: np.ndarray, ignore_id: int) -> dict[str, np.ndarray]:
+        """Columns x y z float32 metres in the target's frame, label and confidence uint8 of the points that get a label
+        from `labels`, as label_points gives it; confidence: as large."""
+        p = self.points
+        columns = kernels.labelled_points(labels, confidence, p.x, p.y, p.z, p.uv, (*self.drawn, len(self.image)),
+                                          ignore_id)
+        return dict(zip(("x", "y", "z", "label", "confidence"), columns, strict=True))
 
 
 class LidarLane:
@@ -78,8 +91,10 @@ class LidarLane:
         self.target, self.height, self.width, self.params = target, height, width, encoding.params
         # Compile now: the first sweep of a running node must not wait seconds for the compiler.
         point = project_points(np.ones((1, 3), np.float32), Motion.fixed(np.eye(4)), target)
-        self.draw([Returns(point, np.ones(1, np.float32), {})]).label_points(
-            np.zeros((target.height, target.width), np.uint8))
+        labels = np.zeros((target.height, target.width), np.uint8)
+        image = self.draw([Returns(point, np.ones(1, np.float32), {})])
+        image.label_points(labels)
+        image.labelled_points(labels, labels, 255)
 
     def __call__(self, cloud: Cloud, motion: Motion, deskewed: bool = False, intensity_max: float = 0.0) -> LidarImage:
         """The image of one cloud; see `locate`."""
@@ -95,23 +110,24 @@ class LidarLane:
         """
         if not len(cloud):
             raise LaneInvalid("cloud is empty")
-        points = project_points(cloud.xyz(), motion, self.target)
+        xyz = cloud.xyz()
+        points = project_points(xyz, motion, self.target)
         if not points.returns:
             raise LaneInvalid(f"cloud has {len(cloud)} points and none is a return (all NaN or zero)")
         figures = {"points": points.returns, "no_return": len(cloud) - points.returns,
                    "points_in_image": len(points.index), "deskewed": deskewed}
         name = next((name for name in INTENSITY_FIELDS if name in cloud.names), None)
         if name is None:
-            return Returns(points, np.zeros(len(cloud), np.float32), figures)    # the encoding makes it NO_INTENSITY
+            return Returns(points, np.zeros(len(points.index), np.float32), figures)    # NO_INTENSITY, once encoded
         raw = cloud.scalar(name)
         full = intensity_max or (1.0 if raw.dtype.kind == "f" else 255.0)
-        with np.errstate(over="ignore"):
-            intensity = raw.astype(np.float32) / np.float32(full)
-        bright = intensity > 1
+        bright = raw > full
         if np.count_nonzero(bright) > TOO_BRIGHT * points.returns:      # else the returns among them are not so many
-            clipped = np.count_nonzero(bright & ~np.isnan(points.xyz[:, 0])) / points.returns
+            clipped = np.count_nonzero(bright & np.isfinite(xyz).all(1) & xyz.any(1)) / points.returns
             if clipped > TOO_BRIGHT:
                 figures["intensity_clipped"] = clipped
+        with np.errstate(over="ignore"):
+            intensity = raw[points.index].astype(np.float32) / np.float32(full)
         return Returns(points, intensity, figures)
 
     def draw(self, parts: Sequence[Returns]) -> LidarImage:
@@ -122,13 +138,12 @@ class LidarLane:
         points = ProjectedPoints.joined([one.points for one in parts])
         p = self.params
         distance, codes = kernels.encode_lidar(
-            points.xyz, points.index, np.concatenate([one.intensity for one in parts]), p["near_m"],
+            points.x, points.y, points.z, np.concatenate([one.intensity for one in parts]), p["near_m"],
             np.log(p["max_m"] / p["near_m"]), p["intensity_scale"], p["height_min_m"], p["height_max_m"])
-        half = np.array([p["dilate_px"] + 0.5], np.float32)
-        image, keys = kernels.draw_nearest(points.uv, distance, codes, half, self.height, self.width,
-                                           self.target.height, self.target.width)
+        image, *drawn = kernels.draw_nearest(points.uv, distance, codes, int(p["dilate_px"]), self.height, self.width,
+                                             self.target.height, self.target.width)
         figures = dict(parts[0].figures) if len(parts) == 1 else {}
-        return LidarImage(image, figures, self.target, points, keys)
+        return LidarImage(image, figures, self.target, points, tuple(drawn))
 
 
 def point_times_ns(cloud: Cloud, unit: str = "auto") -> np.ndarray | None:

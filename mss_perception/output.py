@@ -10,7 +10,6 @@ import numpy as np
 from mss_perception.camera import Camera
 from mss_perception.collector import SensorSet
 from mss_perception.inputs import InputState
-from mss_perception.lidar import LidarImage
 
 
 @dataclass
@@ -68,12 +67,3 @@ def summary(state: InputState) -> dict:
     values = {"state": state.state.value, "stamp": state.stamp_ns, "stamp_delta": state.delta_ns, "age": state.age_ns,
               "coverage": state.coverage, "reason": state.reason or None}
     return {key: value for key, value in values.items() if value is not None}
-
-
-def labelled_points(lidar: LidarImage, labels: np.ndarray, confidence: np.ndarray, ignore_id: int) -> dict:
-    """Columns x y z float32, label and confidence uint8 of the points that the camera sees unhidden."""
-    label = lidar.label_points(labels, ignore_id)
-    visible = label != ignore_id
-    xyz = lidar.points.xyz[visible]
-    return {"x": xyz[:, 0].copy(), "y": xyz[:, 1].copy(), "z": xyz[:, 2].copy(), "label": label[visible],
-            "confidence": lidar.label_points(confidence, 0)[visible]}

@@ -28,7 +28,7 @@ from mss_perception.health import Health
 from mss_perception.inputs import nanoseconds
 from mss_perception.lane import LaneImage
 from mss_perception.messages import stamp_ns
-from mss_perception.output import Output, labelled_points, summary
+from mss_perception.output import Output, summary
 from mss_perception.sensors import INVALID_DATA, Seen, Sensors, View, joined, packet_span
 
 log = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ class Pipeline:
             started, lidar = time.perf_counter(), lidars[output.view]
             # Each point that the camera sees gets the label of its pixel.
             if lidar is not None and self.config.publish_points:
-                output.points = labelled_points(lidar, output.labels, output.confidence, self.runtime.labels.ignore_id)
+                output.points = lidar.labelled_points(output.labels, output.confidence, self.runtime.labels.ignore_id)
             # What was a pinhole's view until here goes back onto the camera's own pixels.
             if rectification := views[output.view].rectification:
                 output.labels = rectification.back(output.labels, self.runtime.labels.ignore_id)

@@ -74,9 +74,10 @@ class RadarLane:
 
         motion: where the radar was (Transforms.moved); deskewed: each detection is moved by its own time.
         """
-        points, count = project_points(found.xyz, motion, self.target), len(found.xyz)
-        return Echoes(points, np.zeros(count, np.float32) if found.intensity is None else found.intensity, found.speed,
-                      {"points": points.returns, "no_return": count - points.returns,
+        points = project_points(found.xyz, motion, self.target)
+        intensity = np.zeros(points.count, np.float32) if found.intensity is None else found.intensity
+        return Echoes(points, intensity[points.index], found.speed[points.index],
+                      {"points": points.returns, "no_return": points.count - points.returns,
                        "points_in_image": len(points.index), "deskewed": deskewed})
 
     def draw(self, parts: Sequence[Echoes]) -> LaneImage:
@@ -84,11 +85,11 @@ class RadarLane:
         points = ProjectedPoints.joined([one.points for one in parts])
         p = self.params
         distance, codes = kernels.encode_radar(
-            points.xyz, points.index, np.concatenate([one.intensity for one in parts]),
+            points.x, points.y, points.z, np.concatenate([one.intensity for one in parts]),
             np.concatenate([one.speed for one in parts]), p["near_m"], np.log(p["max_m"] / p["near_m"]),
             p["doppler_max_mps"])
-        image, _ = kernels.draw_nearest(points.uv, distance, codes, np.array([p["dilate_px"] + 0.5], np.float32),
-                                        self.height, self.width, self.target.height, self.target.width)
+        image, *_ = kernels.draw_nearest(points.uv, distance, codes, int(p["dilate_px"]), self.height, self.width,
+                                         self.target.height, self.target.width)
         return LaneImage(image, dict(parts[0].figures) if len(parts) == 1 else {})
 
 

@@ -98,7 +98,7 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
                        fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
     # Pixel corners, not centres, stay where they are.
     uv = (points.uv - (left, top) + 0.5) * enlarge - 0.5
-    distance = np.linalg.norm(points.xyz[points.index], axis=1)
+    distance = np.linalg.norm(points.xyz, axis=1)
     return draw.points_over(under, uv, distance), len(points.index)
 
 

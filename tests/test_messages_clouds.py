@@ -16,7 +16,7 @@ from mss_perception.lane import LaneInvalid
 from mss_perception.lidar import LidarLane, point_times_ns
 from mss_perception.messages import MessageError, bag_types
 from mss_perception.messages.clouds import MAX_FIELDS
-from mss_perception.projection import Motion
+from mss_perception.projection import Motion, project_points
 
 TYPES = bag_types()
 HEADER = messages.encode_header(TYPES, 12_345_678_901, "frame")
@@ -90,11 +90,31 @@ def test_positions_of_an_organised_cloud_are_row_by_row():
     fields = [field("y", 8, 8), field("z", 16, 7), field("x", 0, 8)]
     decoded = messages.decode_cloud(cloud(data, fields, height, width, 23, 23 * width, True))
     xyz = decoded.xyz()
-    assert xyz.dtype == np.float32 and xyz.T.flags.c_contiguous
+    assert xyz.dtype == np.float32
     for row in range(height):
         for column in range(width):
             assert xyz[row * width + column].tolist() == [column, row, 10 * row + column]
             assert decoded.fields[row, column]["z"] == 10 * row + column
+
+
+@pytest.mark.parametrize(("height", "width", "offset", "gap", "padding", "is_view"), [
+    (1, 5, 0, 4, 0, True), (3, 4, 4, 0, 0, True), (3, 4, 1, 6, 0, True), (3, 4, 0, 4, 8, False), (1, 1, 0, 4, 0, None)])
+def test_positions_in_a_row_are_a_view_and_projected_as_a_copy_is(height, width, offset, gap, padding, is_view):
+    step = offset + 12 + gap
+    expected = np.random.default_rng(0).uniform(1, 9, (height, width, 3)).astype("<f4")
+    data = np.zeros((height, width * step + padding), np.uint8)
+    points = data[:, :width * step].reshape(height, width, step)
+    points[..., offset:offset + 12] = expected.view(np.uint8)
+    data[:, :width * step] = points.reshape(height, -1)
+    fields = [field(name, offset + 4 * i, 7) for i, name in enumerate("xyz")]
+    message = cloud(data.tobytes(), fields, height, width, step, data.shape[1])
+    xyz = messages.decode_cloud(message).xyz()
+    assert np.array_equal(xyz, expected.reshape(-1, 3))
+    assert is_view is None or np.shares_memory(xyz, message.data) == is_view
+    camera, still = Camera(1000, 1000, [[50, 0, 500], [0, 50, 500], [0, 0, 1]]), Motion.fixed(np.eye(4))
+    found, copied = (project_points(one, still, camera) for one in (xyz, expected.reshape(-1, 3).copy()))
+    assert len(found.index) and all(np.array_equal(getattr(found, name), getattr(copied, name))
+                                    for name in ("index", "x", "y", "z", "uv"))
 
 
 def test_cloud_there_and_back_without_a_copy():

@@ -48,12 +48,15 @@ class Cloud:
         return values
 
     def xyz(self) -> np.ndarray:
-        """(N, 3) float32 positions, a copy of contiguous columns; what float32 cannot hold becomes infinite."""
-        columns = np.empty((3, self.fields.size), np.float32)
+        """(N, 3) float32 positions; what float32 cannot hold becomes infinite. A view of the message's data where x, y
+        and z are such numbers one after the other, as nearly all drivers send them; do not write to it."""
+        x, y, z = (self.scalar(name) for name in "xyz")
+        kinds, (at_x, at_y, at_z) = zip(*(self.fields.dtype.fields[name][:2] for name in "xyz"), strict=True)
+        in_row = set(kinds) == {np.dtype(np.float32)} and (at_y, at_z) == (at_x + 4, at_x + 8)
+        if in_row and x.strides[0] == self.fields.dtype.itemsize:       # else x is a copy of an organised cloud's rows
+            return np.lib.stride_tricks.as_strided(x, (len(x), 3), (x.strides[0], 4), writeable=False)
         with np.errstate(over="ignore"):
-            for column, name in zip(columns, "xyz", strict=True):
-                column[:] = self.scalar(name)
-        return columns.T
+            return np.stack([one.astype(np.float32) for one in (x, y, z)], -1)
 
 
 def decode_cloud(msg) -> Cloud:
