@@ -26,7 +26,8 @@ ARGUMENTS = [
                           description="Take time from /clock; empty: as the parameter file says, else no"),
     DeclareLaunchArgument("namespace", default_value="", description="Namespace of the node and its topics"),
     DeclareLaunchArgument("bag", default_value="",
-                          description="Bag to play as the sensors; empty: real sensors publish"),
+                          description="Bag to play as the sensors; empty: real sensors publish. Without tf2 give "
+                                      "calibration_file as well, or use replay.launch.py, which takes it from the bag"),
     DeclareLaunchArgument("viewer", default_value="none", choices=["none", "rviz", "foxglove"],
                           description="Start a viewer; foxglove: the bridge, load config/foxglove_layout.json there"),
     DeclareLaunchArgument("transports", default_value=EnvironmentVariable(TRANSPORTS, default_value=LARGE_MESSAGES),

@@ -45,10 +45,11 @@ def actions(context) -> list:
     player = {"package": "mss_perception", "executable": "player", "namespace": given["namespace"], "output": "screen"}
     write_calibration = Node(**player, arguments=[given["bag"], "--config", given["config"],
                                                   "--write-calibration", str(calibration)])
-    play = Node(**player, arguments=[given["bag"], "--clock", "--config", given["config"], "--rate", given["rate"],
-                                     "--loops", given["loops"], "--wait", "120"]
-                + [word for fault in given["faults"].split() for word in ("--fault", fault)],
-                on_exit=[] if given["stay"] == "true" else [Shutdown(reason="the bag has ended")])
+    # Nothing rather than an empty list, which launch does not take.
+    at_end = {} if given["stay"] == "true" else {"on_exit": [Shutdown(reason="the bag has ended")]}
+    play = Node(**player, **at_end, arguments=[given["bag"], "--clock", "--config", given["config"],
+                                               "--rate", given["rate"], "--loops", given["loops"], "--wait", "120"]
+                + [word for fault in given["faults"].split() for word in ("--fault", fault)])
     delivery = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(HERE / "delivery.launch.py")),
         launch_arguments={"use_sim_time": "true", "bag": "", "calibration_file": str(calibration)}.items())

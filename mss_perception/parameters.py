@@ -39,6 +39,8 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def convert(name: str, value: Any, like: Any):
     """`value` in the type of `like`; an int is taken for a float, nothing else is guessed."""
+    if value is None:       # rcl gives an empty list so, too
+        raise ConfigError(f"{name} is empty, must be {type(like).__name__}")
     if isinstance(value, int) and not isinstance(value, bool):
         if value not in INT64:
             raise ConfigError(f"{name} has an integer of more than 64 bits")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from mss_perception.pipeline import Output
 from mss_perception.report import Picture
 
 EVENLY = 6                  # pictures spread over the run; one more for each fault
+SHORT_SEC = 1.0             # a run in which there may be no set at or after the first of these times
 PICTURE_WIDTH = 400         # of a panel in the report, pixels
 RECORDED = ("run.json", "frames.jsonl", "metrics.json", "report.html", "pictures", "labels", "points", "bag")
 OF_EVERY_RUN = {"bag", "network", "faults"}     # what run.json tells, by which a replay's is recognised
@@ -235,8 +237,11 @@ def _differing(before: Mapping, settings: Mapping) -> list[str]:
 
 
 def _wanted(duration_sec: float, faults: Sequence[Fault]) -> list[float]:
-    """Times of the pictures: evenly spread, and the middle of each fault."""
+    """Times of the pictures: evenly spread, and the middle of each fault; of a short run the first set, maybe its only
+    one, as well."""
     even = [(i + 0.5) / EVENLY * duration_sec for i in range(EVENLY)]
+    if duration_sec < SHORT_SEC:
+        even[0] = -math.inf
     return sorted(even + [(fault.start_sec + min(fault.end_sec, duration_sec)) / 2 for fault in faults
                           if fault.start_sec < duration_sec])
 

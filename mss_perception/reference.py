@@ -152,7 +152,9 @@ def topics_page(config: Config) -> str:
                                                  for kind, text in kinds.items()]), "",
         "A publisher of another type is an ERROR in /diagnostics that names it and the parameter. A bag says the types "
         "of its topics itself. QoS of each can be changed by the parameters "
-        "`qos_overrides.<topic>.subscription.*`; best effort matches publishers of either reliability.", "",
+        "`qos_overrides.<topic>.subscription.*`; best effort matches publishers of either reliability. What is sent "
+        "once, before the node is there (a camera_info, by some drivers), needs `reliability: reliable` and "
+        "`durability: transient_local`.", "",
         "## Published", "",
         *table(("topic", "type", "QoS", "content", "when"), outputs), "",
         "With several `target_cameras` each view has topics of its own: `~/<view>/segmentation`, "
@@ -197,8 +199,8 @@ def parameters_page(config: Config) -> str:
     head = ("parameter", "type", "default", "range", "changes while active", "meaning")
     node = [("`autostart`", "bool", "`true`", "", "no", "Configure and activate at start"),
             ("`use_sim_time`", "bool", "`false`", "", "no", "Take time from /clock"),
-            ("`qos_overrides.<topic>.subscription.*`", "", "", "", "no", "QoS of a subscription: reliability, depth "
-             "...")]
+            ("`qos_overrides.<topic>.subscription.*`", "", "", "", "no", "QoS of a subscription: reliability, depth, "
+             "durability, history")]
     return "\n".join([
         "# Parameters", "", GENERATED, "",
         "The node reads them from a ROS 2 parameter file, and replay and check (`--config`) from the same file. Wrong "
@@ -208,7 +210,9 @@ def parameters_page(config: Config) -> str:
         "## Of each input", "", "`<input>` is one of the names in `inputs`. What stands before the first underscore of "
         f"a name is its modality, one of {', '.join(DEFAULTS)}, whose defaults it has; where defaults are named by "
         "modality, one that is not named has no such parameter. Topics have a default only where the name is that of "
-        "the modality: `lidar_rear` must be given one. A parameter of an input not in `inputs` is an error.", "",
+        "the modality: `lidar_rear` must be given one. A parameter of an input not in `inputs` is an error; where any "
+        "node is given it (`/**`, or `-p` on a command line), one of a longer name (`lidar_rear.topic`) may be another "
+        "node's, and is told and ignored.", "",
         *table(head, per_input), "",
         "## Of the ROS 2 node alone", "", *table(head, node), "",
     ])

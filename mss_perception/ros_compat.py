@@ -106,10 +106,10 @@ DATATYPES = {"int8": PointField.INT8, "uint8": PointField.UINT8, "int16": PointF
 
 
 def describe() -> str:
-    """One line for the log: which parts are ROS's and which stand-ins."""
+    """One line for the log: which parts are ROS's and which are not."""
     parts = {"message_filters": message_filters, "cv_bridge": cv_bridge, "sensor_msgs_py": point_cloud2,
              "tf2_msgs": tf2_msgs, "vision_msgs": vision_msgs, "event_camera_msgs": event_camera_msgs,
              "dvs_msgs": dvs_msgs, "prophesee_event_msgs": prophesee_event_msgs}
     used = ", ".join(name for name, module in parts.items() if module) or "none"
     missing = ", ".join(name for name, module in parts.items() if not module) or "none"
-    return f"ROS packages in use: {used}; not importable, stand-ins used: {missing}"
+    return f"ROS packages in use: {used}; not importable, so done otherwise or without: {missing}"

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 
 from nav_msgs.msg import Odometry
 from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.exceptions import NameValidationException
 from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
-from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.qos_overriding_options import QoSOverridingOptions, QoSPolicyKind
 from rclpy.utilities import get_rmw_implementation_identifier
 from sensor_msgs.msg import CameraInfo
 
@@ -21,6 +22,8 @@ from mss_perception.messages import stamp_ns
 from mss_perception.ros_compat import Subscriber, message_class, tf2_msgs
 
 WARNED_CALLS = 11       # calls, one a second, over which a loss is warned of
+# rclpy's default ones, and durability: a camera_info that is sent once may be there before the node is.
+OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
 
 
 class LossEstimate:
@@ -94,7 +97,7 @@ class Topic:
         # `mismatch` asks the graph for the same.
         self._subscriber = Subscriber(
             node, message_type, name, qos_profile=qos,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            qos_overriding_options=QoSOverridingOptions(OVERRIDABLE),
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self.name = self._subscriber.sub.topic_name
         self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
@@ -145,12 +148,19 @@ class Topic:
 def subscribe(node, config: Config, receive: Callable[[str, object], None]) -> list[Topic]:
     """Subscribe to every enabled input, its CameraInfo, odometry and tf; `receive(role, message)` gets each message.
 
-    Raises ConfigError when the messages of an input are of a package that is not installed.
+    Raises ConfigError when the messages of an input are of a package that is not installed, and for a name that ROS
+    does not take.
     """
     types = {name: input_type(name, one) for name, one in config.inputs.items() if one.enabled}
 
     def topic(role: str, message_type, name: str, depth: int, **options) -> Topic:
-        return Topic(node, role, message_type, name, depth, lambda message: receive(role, message), **options)
+        try:
+            return Topic(node, role, message_type, name, depth, lambda message: receive(role, message), **options)
+        except NameValidationException as error:
+            head, _, info = role.partition("/")
+            parameter = "odometry_topic" if role == "odom" else f"{head}.info_topic" if info else f"{head}.topic"
+            why = str(error).splitlines()[0].partition(": ")[2].rstrip(":")     # the next two lines point at the place
+            raise ConfigError(f"{parameter} = {name!r} is no name of a topic in ROS: {why}") from error
 
     topics = []
     for name, one in config.inputs.items():

@@ -20,7 +20,7 @@ from PIL import Image
 from mss_perception import draw
 from mss_perception.bags import BagError, bag_summary, read_bag
 from mss_perception.calibration import CalibrationError
-from mss_perception.config import Config, ConfigError
+from mss_perception.config import Config, ConfigError, modality_of
 from mss_perception.lidar import point_times_ns
 from mss_perception.messages import decode_cloud, decode_image, stamp_ns
 from mss_perception.options import number
@@ -37,21 +37,20 @@ class ProjectionError(ValueError):
 
 
 def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg: Sequence[float] = (0, 0, 0),
-         crop: Sequence[int] | None = None) -> tuple[np.ndarray, int]:
+         crop: Sequence[int] | None = None, camera: str = "", lidar: str = "") -> tuple[np.ndarray, int]:
     """(picture (H, W, 3) uint8 RGB, points in the image) of the image nearest to `at_sec` after the bag's start (its
     middle when None) and the cloud nearest to that image.
 
     turn_deg: roll, pitch, yaw by which the LiDAR is turned about its own x, y, z (degrees), in this order. crop: left,
-    top, width, height in pixels of the image; the whole image when None.
+    top, width, height in pixels of the image; the whole image when None. camera, lidar: inputs; '' is the first rgb or
+    lidar of the configuration.
     Raises ProjectionError, BagError, or one of sensors.INVALID_DATA.
     """
-    if lacks := [name for name in ("rgb", "lidar") if name not in config.inputs]:
-        raise ProjectionError(f"inputs = [{', '.join(config.inputs)}] has no {' and no '.join(lacks)}; points of one "
-                              "are drawn over the other")
+    camera, lidar = _input(config, "rgb", camera), _input(config, "lidar", lidar)
     summary = bag_summary(bag)
-    needed = ("rgb", "rgb/info", "lidar", "odom", "tf", "tf_static")
+    needed = (camera, f"{camera}/info", lidar, "odom", "tf", "tf_static")
     roles = {topic: role for topic, role in config.topic_roles().items() if topic in summary.topics and role in needed}
-    missing = [f"{config.inputs[name].topic} ({name})" for name in ("rgb", "lidar") if name not in roles.values()]
+    missing = [f"{config.inputs[name].topic} ({name})" for name in (camera, lidar) if name not in roles.values()]
     if missing:
         raise ProjectionError(f"bag {bag} has no {' and no '.join(missing)}; it has "
                               f"{', '.join(summary.topics) or 'nothing'}. Name the topics in --config")
@@ -59,7 +58,8 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
     moment = summary.start_ns + round(at_sec * SECOND)
 
     # Everything up to a little after the moment is learnt; images and clouds are kept from around it.
-    sensors, near = Sensors(config, {}, (1, 1)), {"rgb": [], "lidar": []}
+    sensors, images, clouds = Sensors(config, {}, (1, 1)), [], []
+    near = {camera: images, lidar: clouds}
     for topic, receive_ns, message in read_bag(bag, list(roles)):
         if receive_ns > moment + round(AROUND_SEC * SECOND):
             break
@@ -68,21 +68,21 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
             near[role].append(message)
         elif role not in near:
             sensors.learn(role, message)
-    if not near["rgb"] or not near["lidar"]:
-        raise ProjectionError(f"bag {bag} has {len(near['rgb'])} images and {len(near['lidar'])} clouds within "
-                              f"{AROUND_SEC:g} s of {at_sec:g} s; it lasts "
-                              f"{(summary.end_ns - summary.start_ns) / SECOND:.1f} s")
-    if "rgb" not in sensors.cameras:
-        raise ProjectionError(f"no camera_info on {config.inputs['rgb'].info_topic!r} before {at_sec:g} s and no "
-                              "camera 'rgb' in calibration_file")
+    if not images or not clouds:
+        raise ProjectionError(f"bag {bag} has {len(images)} images and {len(clouds)} clouds within {AROUND_SEC:g} s of "
+                              f"{at_sec:g} s; it lasts {(summary.end_ns - summary.start_ns) / SECOND:.1f} s")
+    if camera not in sensors.cameras:
+        raise ProjectionError(f"no camera_info on {config.inputs[camera].info_topic!r} before {at_sec:g} s and no "
+                              f"camera {camera!r} in calibration_file")
 
-    image = min(near["rgb"], key=lambda one: abs(stamp_ns(one.header) - moment))
+    image, settings, target = (min(images, key=lambda one: abs(stamp_ns(one.header) - moment)), config.inputs[lidar],
+                               sensors.cameras[camera])
     t_ref = stamp_ns(image.header)
-    offset = round(config.inputs["lidar"].offset_sec * SECOND)
-    cloud = decode_cloud(min(near["lidar"], key=lambda one: abs(stamp_ns(one.header) - offset - t_ref)))
-    camera = sensors.cameras["rgb"]
-    frame = (config.inputs["lidar"].frame_id or cloud.frame_id).lstrip("/")
-    motion, _ = sensors.transforms.moved(camera.frame_id, frame, point_times_ns(cloud), cloud.stamp_ns, t_ref)
+    offset = round(settings.offset_sec * SECOND)
+    cloud = decode_cloud(min(clouds, key=lambda one: abs(stamp_ns(one.header) - offset - t_ref)))
+    frame = (settings.frame_id or cloud.frame_id).lstrip("/")
+    motion, _ = sensors.transforms.moved(target.frame_id, frame, point_times_ns(cloud, settings.time_unit),
+                                         cloud.stamp_ns, t_ref)
     motion = Motion(motion.T @ turned(turn_deg), motion.knot)
 
     pixels = decode_image(image)
@@ -92,7 +92,7 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
     left, top, across, down = crop or (0, 0, width, height)
     if left < 0 or top < 0 or across < 1 or down < 1 or left + across > width or top + down > height:
         raise ProjectionError(f"--crop {left} {top} {across} {down} does not lie in the image of {width} x {height}")
-    points = project_points(cloud.xyz(), motion, camera.scaled(width, height))
+    points = project_points(cloud.xyz(), motion, target.scaled(width, height))
     enlarge = max(1, -(-LEAST_WIDTH // across))
     under = cv2.resize(draw.greyed(np.ascontiguousarray(pixels[top:top + down, left:left + across])), None,
                        fx=enlarge, fy=enlarge, interpolation=cv2.INTER_CUBIC)
@@ -100,6 +100,15 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
     uv = (points.uv - (left, top) + 0.5) * enlarge - 0.5
     distance = np.linalg.norm(points.xyz, axis=1)
     return draw.points_over(under, uv, distance), len(points.index)
+
+
+def _input(config: Config, modality: str, name: str) -> str:
+    """An input of that modality by its name, the first when none is given. Raises ProjectionError."""
+    there = [one for one in config.inputs if modality_of(one) == modality]
+    if not there or name and name not in there:
+        raise ProjectionError((f"{name!r} is no {modality} of" if name else f"there is no {modality} in")
+                              + f" inputs = [{', '.join(config.inputs)}]; a lidar's points are drawn over an rgb")
+    return name or there[0]
 
 
 def turned(turn_deg: Sequence[float]) -> np.ndarray:
@@ -117,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="PNG file to write")
     parser.add_argument("--config", type=Path, help="the node's parameter file: topics, calibration_file, offsets")
     parser.add_argument("--at", type=number, metavar="SECONDS", help="after the bag's start (default its middle)")
+    parser.add_argument("--camera", default="", metavar="INPUT", help="of several, the one whose image is shown")
+    parser.add_argument("--lidar", default="", metavar="INPUT", help="of several, the one whose points are drawn")
     parser.add_argument("--crop", type=int, nargs=4, metavar=("LEFT", "TOP", "WIDTH", "HEIGHT"),
                         help="show this part of the image, in its pixels")
     parser.add_argument("--turn", type=number, nargs=3, default=(0, 0, 0), metavar=("ROLL", "PITCH", "YAW"),
@@ -124,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         config = Config.from_yaml(options.config) if options.config else Config()
-        picture, count = show(options.bag, config, options.at, options.turn, options.crop)
+        picture, count = show(options.bag, config, options.at, options.turn, options.crop, options.camera,
+                              options.lidar)
         # 256 colours are enough for grey with coloured dots, and a third of the size.
         Image.fromarray(picture).quantize(256).save(options.out, "PNG", optimize=True)
     except (ProjectionError, BagError, CalibrationError, ConfigError, *INVALID_DATA) as error:

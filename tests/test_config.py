@@ -124,6 +124,8 @@ def test_a_plain_mapping_serves_as_well(tmp_path):
     ("deadline_sec: 1:30", "deadline_sec = '1:30' is str"),
     ("tick_source: [rgb, 3]", "tick_source has the item 3, which is int"),
     ("checkpoint: " + "x" * 5000 + "\nlate_policy: " + "y" * 5000, r"late_policy = 'y+\.\.\. must be one of"),
+    ("width:", r"width is empty, must be int"),
+    ("inputs:", r"inputs is empty, must be list"),
     ("rgb: {topic: a b}", r"rgb\.topic = 'a b' is no topic"),
     ("rgb: {topic: /}", r"rgb\.topic = '/' is no topic"),
     ("&a {rgb: *a}", r"aliases \(\*\) are not supported.* \(line 1, column 10\)"),

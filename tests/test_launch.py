@@ -24,7 +24,7 @@ try:
     from launch.utilities import perform_substitutions
     from launch_ros.actions import Node
 
-    from launch import LaunchContext, LaunchDescription
+    from launch import LaunchContext, LaunchDescription, LaunchService
 except ImportError as error:
     pytest.skip(f"ROS's launch is not installed ({error}): the launch files cannot be run", allow_module_level=True)
 
@@ -110,3 +110,14 @@ def test_replay_writes_the_calibration_first_and_goes_on_only_with_it(monkeypatc
     assert [type(one) for one in follow_up] == started
     if not returncode:
         assert command(follow_up[1], context).count("--fault") == 2
+
+
+@pytest.mark.parametrize("stay", ["true", "false"])
+def test_a_replay_that_has_ended_ends_without_an_error(monkeypatch, stay):
+    """Really launched, but for the programs: each of them ends at once."""
+    monkeypatch.setattr("launch_ros.substitutions.ExecutableInPackage.perform", lambda *_: "/bin/true")
+    source = PythonLaunchDescriptionSource(str(ROOT / "launch/replay.launch.py"))
+    service = LaunchService()
+    service.include_launch_description(LaunchDescription([IncludeLaunchDescription(
+        source, launch_arguments={"bag": "/data/drive", "stay": stay}.items())]))
+    assert service.run() == 0

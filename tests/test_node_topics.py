@@ -8,13 +8,24 @@ import numpy as np
 import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: the node cannot be tested")
-from sensor_msgs.msg import Image  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 
 from mss_perception import ros_compat  # noqa: E402
+from mss_perception.camera import Camera  # noqa: E402
+from mss_perception.config import Config, ConfigError  # noqa: E402
 from mss_perception.live import LARGE_MESSAGES  # noqa: E402
-from mss_perception.messages import decode_cloud, decode_image, encode_cloud, encode_image  # noqa: E402
+from mss_perception.messages import (  # noqa: E402
+    decode_cloud,
+    decode_image,
+    encode_camera_info,
+    encode_cloud,
+    encode_image,
+)
 from mss_perception.ros_process import leave  # noqa: E402
-from mss_perception.ros_topics import WARNED_CALLS, LossEstimate, Topic, loss_cure  # noqa: E402
+from mss_perception.ros_topics import WARNED_CALLS, LossEstimate, Topic, loss_cure, subscribe  # noqa: E402
 
 MS = 1_000_000
 
@@ -78,6 +89,32 @@ def test_the_cure_names_what_is_set(monkeypatch):
     assert loss_cure().startswith("start the " + setting)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     assert "ROS_AUTOMATIC_DISCOVERY_RANGE" in loss_cure() and setting in loss_cure()
+
+
+@pytest.mark.parametrize(("parameter", "name"), [
+    ("rgb.topic", "/1a"), ("rgb.info_topic", "camera-info"), ("odometry_topic", "a/~b")])
+def test_a_name_that_ros_does_not_take_is_refused_by_its_parameter(node, parameter, name):
+    """In a bag it may be a topic's name all the same."""
+    with pytest.raises(ConfigError, match=f"{parameter} = '{name}' is no name of a topic in ROS: topic name"):
+        subscribe(node, Config.from_mapping({parameter: name}), print)
+
+
+def test_what_was_sent_once_before_the_start_comes_when_it_is_asked_for(node):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    info, got = encode_camera_info(ros_compat.TYPES, Camera(4, 4, np.eye(3)), 7), []
+    node.create_publisher(CameraInfo, "camera_info", latched).publish(info)
+    wanted = {"durability": "transient_local", "reliability": "reliable"}
+    late = rclpy.create_node("late", context=node.context, parameter_overrides=[
+        Parameter(f"qos_overrides./camera_info.subscription.{name}", value=value) for name, value in wanted.items()])
+    Topic(late, "rgb/info", CameraInfo, "camera_info", 5, got.append)
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(late)
+    for _ in range(100):
+        executor.spin_once(0.1)
+        if got:
+            break
+    late.destroy_node()
+    assert got == [info]
 
 
 def test_published_images_and_clouds_decode_to_what_went_in():

@@ -513,10 +513,11 @@ def test_a_bag_that_loops_starts_a_new_epoch_and_is_scored_on(recording, tmp_pat
 @pytest.mark.parametrize("name", ["CAM_FRONT", "CAM_BACK", "CAM_FRONT_LEFT"])
 def test_nuscenes_points_in_image_are_exactly_the_reference(shared_data, tmp_path, name):
     """Camera and LiDAR only, no odometry: calibration comes from camera_info and tf_static."""
-    record, = replay_nuscenes(shared_data / "nuscenes_frame", name, tmp_path)
+    record, = replay_nuscenes(shared_data / "nuscenes_frame", name, tmp_path, report=True)
     reference = {"CAM_FRONT": 3067, "CAM_BACK": 4826, "CAM_FRONT_LEFT": 3704}
     assert record["mask"] == {"rgb": True, "depth": False, "event": False, "lidar": True} and not record["dropped"]
     assert record["inputs"]["lidar"]["points_in_image"] == reference[name]
+    assert len(list((tmp_path / "out").glob("frame_*.png"))) == 1       # where the points lie is to be seen, too
 
 
 def replay_nuscenes(folder: Path, name: str, out: Path, size: tuple[int, int] = (192, 96), report: bool = False):

@@ -187,6 +187,18 @@ def test_a_lidar_that_cannot_be_used_leaves_the_modality_to_the_other(bag, runti
     assert not rear_alone[-1].mask["lidar"] and rear_alone[-1].mask["lidar_rear"] and "lidar" in rear_alone[-1].images
 
 
+def test_a_lidar_alone_is_seen_by_a_camera_that_is_in_the_calibration_only(bag, checkpoint, tmp_path):
+    (tmp_path / "calibration.yaml").write_text(
+        "cameras: {rgb: {frame_id: view, width: 80, height: 48, K: [40, 0, 39.5, 0, 40, 23.5, 0, 0, 1]}}\n"
+        "extrinsics: [{parent: lidar, child: view, translation: [0, 0, 0], rotation: [-0.5, 0.5, -0.5, 0.5]}]\n")
+    alone = write((one for one in read_bag(bag) if one[0] == "/points"), tmp_path / "alone")
+    config = config_of(checkpoint, **{"rgb.enabled": False, "depth.enabled": False, "event.enabled": False,
+                                      "calibration_file": str(tmp_path / "calibration.yaml")})
+    metrics = Replay(alone, tmp_path / "out", config, report=False, progress=False, points="ply")()
+    assert metrics["outputs"] == metrics["ticks"] > 10 and metrics["frames_by_mask"] == {"lidar": metrics["outputs"]}
+    assert frames(tmp_path / "out")[-1]["frame_id"] == "view" and list((tmp_path / "out/points").glob("*.ply"))
+
+
 def test_two_radars_are_drawn_together():
     config = Config.from_mapping({"inputs": ["rgb", "radar", "radar_left"], "radar_left.topic": "left",
                                   "radar_left.intensity_max": 10.0})
@@ -373,9 +385,24 @@ def test_a_topic_of_a_type_that_its_input_cannot_read_is_named(bag, checkpoint, 
         Replay(bag, tmp_path / "out", config_of(checkpoint, **{"depth.topic": "points", "lidar.enabled": False}))
 
 
-def test_a_projection_needs_a_camera_and_a_lidar_by_name(bag):
-    with pytest.raises(ProjectionError, match=r"inputs = \[rgb, depth\] has no lidar"):
+def test_the_projection_of_any_lidar_into_any_camera_of_a_rig_can_be_seen(bag, tmp_path):
+    """Half of the points each, seen from elsewhere: both cover the same places."""
+    rig, config = write(two_lidars(bag), tmp_path / "rig"), Config.from_mapping(TWO_LIDARS)
+    (whole, count), (front, some), (rear, others) = (
+        show(source, config, 0.7, lidar=name) for source, name in ((bag, ""), (rig, "lidar"), (rig, "lidar_rear")))
+    assert some + others == pytest.approx(count, abs=5) and others > 0.4 * count
+    dots = [np.ptp(picture.astype(int), axis=2) > 60 for picture in (whole, front, rear)]
+    assert np.mean((dots[1] | dots[2]) == dots[0]) > 0.99
+    left = write(two_cameras(bag), tmp_path / "cameras")
+    views = [show(left, Config.from_mapping(TWO_VIEWS), 0.7, camera=name)[1] for name in ("", "rgb", "rgb_left")]
+    assert views[0] == views[1] > views[2] > 100
+
+
+def test_a_projection_needs_a_camera_and_a_lidar(bag):
+    with pytest.raises(ProjectionError, match=r"there is no lidar in inputs = \[rgb, depth\]"):
         show(bag, Config.of_inputs(["rgb", "depth"]))
+    with pytest.raises(ProjectionError, match=r"'depth' is no rgb of inputs = \[rgb, depth, event, lidar\]"):
+        show(bag, Config(), camera="depth")
 
 
 def test_the_reduced_configuration_keeps_what_the_view_needs():

@@ -59,6 +59,9 @@ def test_all_that_is_wrong_is_named_at_once(declared):
         "'lidar.ofset_sec'; meant lidar.offset_sec", "tick_source names 'nope'", "rgb.topic is empty", "width",
         "autostart"))
     with pytest.raises(ConfigError) as error:
+        declared("-p", "inputs:=[]")        # which rcl takes for nothing
+    assert str(error.value) == "inputs is empty, must be list"
+    with pytest.raises(ConfigError) as error:
         declared("-p", "inputs:=[rgb_left, sonar]", "-p", "target_cameras:=[rgb_left]")
     assert "'sonar'" in str(error.value) and "target_cameras" not in str(error.value)
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from mss_perception import show_projection
+from mss_perception.bags import BagWriter, read_bag
 from mss_perception.config import Config
+from mss_perception.messages import stamp_ns
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,16 @@ def test_the_cloud_that_is_drawn_is_the_nearest(bag):
     for t in (0.5, 1.0, 1.5):
         u = np.nonzero(boxes.render(t)[0] == boxes.CAR)[1]
         assert box_centre(show_projection.show(bag, Config(), t)[0]) == pytest.approx(u.mean(), abs=1.0)
+
+
+def test_points_move_by_the_times_that_the_configuration_reads(tmp_path):
+    """A vehicle at 20 m/s, and points up to 0.1 s before their stamp."""
+    with BagWriter(tmp_path / "moving") as out:
+        for topic, time_ns, message in read_bag(boxes.write_bag(tmp_path / "bag", seconds=1.0)):
+            if topic == "/odom":
+                message.pose.pose.position.x = 20 * (stamp_ns(message.header) - boxes.START_NS) / 1e9
+            out.write(topic, message, time_ns)
+    auto, seconds, none = (
+        show_projection.show(tmp_path / "moving", Config.from_mapping({"lidar.time_unit": unit}), 0.5)[0]
+        for unit in ("auto", "s", "none"))
+    assert np.array_equal(auto, seconds) and not np.array_equal(auto, none)
