@@ -141,6 +141,13 @@ def test_a_killed_worker_or_an_interrupt_ends_it_with_a_message(recording, kill_
     assert not psutil.wait_procs(workers, timeout=10)[1]
 
 
+def test_no_worker_stays_when_the_recording_is_killed(recording):
+    process, workers = recording
+    assert len(workers) == 2
+    process.kill()
+    assert not psutil.wait_procs(workers, timeout=10)[1]
+
+
 def test_a_folder_of_another_recording_is_refused_by_name(tree, capsys):
     before = files(tree)
     assert synthesize_tree(tree, "--frames", 12, "--weather", "sun", "night") == 2

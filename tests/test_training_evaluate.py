@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import os
 import re
 import shutil
@@ -24,7 +23,6 @@ from mss_models.system import create
 from training import evaluate as evaluation
 from training.datasets.deliver import Deliver
 from training.datasets.opening import open_dataset
-from training.processes import ProcessKilled, run
 from training.protocols import all_subsets, counts, key
 from training.report.page import _published
 from training.report.published import differences, is_published_data
@@ -316,12 +314,6 @@ def test_another_evaluation_in_the_same_folder_is_refused(everything, network, t
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/settings.json").write_text("{")
     check_one_line(command(network, tree, tmp_path), "settings.json is damaged", capsys)
-
-
-def test_a_killed_process_is_an_error():
-    with pytest.raises(ProcessKilled, match="fewer --jobs"):
-        list(run(os._exit, [3, 3], jobs=2))
-    assert not multiprocessing.active_children()
 
 
 # --- what users get wrong --------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -23,10 +22,11 @@ from mss_models.files import write_atomically
 from mss_models.metrics import Confusion
 from mss_models.modality import ModalityError
 from mss_models.runtime import PRECISIONS, OptionError, choose_device
+from mss_perception.processes import ProcessKilled, default_jobs, run
+from mss_perception.threads import limited_threads
 from training.commands import Parser, at_least
 from training.datasets.dataset import Dataset
 from training.datasets.sample import DatasetError
-from training.processes import ProcessKilled, run
 from training.protocols import PROTOCOLS, Trial, class_prior, counted, key, merge, score_prior, skipped, trials_of
 from training.protocols.counts import (
     Job,
@@ -69,7 +69,8 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
     missing = [part for part in parts(total) if any(is_missing(out, one, part) for one in needed)]
     with tqdm(total=total, desc=job.split, unit="frame", dynamic_ncols=True) as bar:
         bar.update(total - sum(len(frames_of(part, total)) for part in missing))
-        for frames in run(partial(score_part, job, out, needed), missing, jobs, threads):
+        for frames in run(partial(score_part, job, out, needed), missing, jobs,
+                          within=partial(limited_threads, threads)):
             bar.update(frames)
     prior = prior_confusion(job, out)
     metrics = {
@@ -179,7 +180,8 @@ def main(arguments: list[str] | None = None) -> int:
                            if trial.protocol in ("any-modal", "emm", "nm") and trial.subset == modalities][:1]
         job = Job(args.checkpoint, args.data, args.split, args.frames, args.seed, grid, args.device, args.precision,
                   tuple(predictions or ()))
-        metrics = evaluate(job, args.out, args.protocol, jobs=args.jobs or default_jobs(args.device), command=command)
+        jobs = args.jobs or default_jobs(choose_device(args.device).type)
+        metrics = evaluate(job, args.out, args.protocol, jobs=jobs, command=command)
         if args.ship:
             write_with_scores(args.checkpoint, args.ship, metrics)
     except KeyboardInterrupt:
@@ -192,13 +194,6 @@ def main(arguments: list[str] | None = None) -> int:
     print(markdown(metrics))
     print(f"report: {args.out / 'report.html'}")
     return 0
-
-
-def default_jobs(device: str) -> int:
-    """One process for a GPU, else one per core that this process may use."""
-    if choose_device(device).type != "cpu":
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 if __name__ == "__main__":

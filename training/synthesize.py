@@ -10,26 +10,22 @@ tree that was interrupted continues where it stopped.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import signal
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
 from mss_perception.bags import BagError
+from mss_perception.processes import ProcessKilled, run
+from mss_perception.threads import limited_threads
 from training.commands import Parser, at_least
 from training.datasets.deliver import CASES, NORMAL, SPLITS
 from training.synthetic import bag, deliver_tree
 from training.synthetic.rig import MS, TIMING
 from training.synthetic.weather import WEATHERS
 
+ONE_CORE = partial(limited_threads, 1)  # the others have processes of their own
 LONGEST_BAG_SEC = 120  # a street of 1.8 km, which every process holds in memory
 
 
@@ -38,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
         (write_tree if options.format == "deliver" else write_bag)(options)
-    except (deliver_tree.RecordingError, BagError, OSError) as error:
+    except (deliver_tree.RecordingError, BagError, ProcessKilled, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -122,7 +118,7 @@ def write_tree(options: argparse.Namespace) -> None:
     total = sum(sequence.frames for sequence in sequences)
     done = total - sum(sequence.frames for sequence in missing)
     with tqdm(total=total, initial=done, unit="frame", desc=str(options.out)) as bar:
-        for count in run(partial(deliver_tree.record, root=options.out), missing, options.jobs, ordered=False):
+        for count in run(partial(deliver_tree.record, root=options.out), missing, options.jobs, within=ONE_CORE):
             bar.update(count)
     for split, shares in deliver_tree.finish(options.out, planned).items():
         seen = sorted(((share, name) for name, share in shares.items() if share > 0), reverse=True)
@@ -133,46 +129,10 @@ def write_bag(options: argparse.Namespace) -> None:
     pieces = bag.pieces(options.duration)
     weather, case = options.weather[0], options.case[0]
     render = partial(bag.render, bag.seeds(options.seed), weather, case, options.size, options.duration)
-    rendered = run(render, pieces, options.jobs, ordered=True)
+    rendered = run(render, pieces, options.jobs, ordered=True, within=ONE_CORE)
     with tqdm(total=sum(end - begin for begin, end in pieces) // MS, unit="s", unit_scale=1e-3,
               desc=str(options.out)) as bar:
         bag.write(options.out, bag.rig_of(options.size, case), pieces, rendered, lambda ns: bar.update(ns // MS))
-
-
-def run(work: Callable, items: list, jobs: int, ordered: bool) -> Iterator:
-    """`work` over `items` in `jobs` processes; results as they come, or in order. Leaves no process behind.
-
-    Raises RecordingError when one of the processes is killed."""
-    if jobs == 1 or len(items) < 2:
-        yield from map(work, items)
-        return
-    others = set(multiprocessing.active_children())
-    spawn = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(items)), mp_context=spawn, initializer=_prepare_worker)
-    finished = False
-    try:
-        futures = deque(pool.submit(work, item) for item in items)
-        if ordered:
-            while futures:
-                yield futures.popleft().result()  # a result is large; no reference to it stays
-        else:
-            for future in as_completed(futures):
-                yield future.result()
-        finished = True
-    except BrokenProcessPool as error:
-        raise deliver_tree.RecordingError(
-            "one of the processes was killed, perhaps because memory ran out; try fewer --jobs"
-        ) from error
-    finally:
-        if not finished:  # Ctrl-C, an error: nobody waits for what the others are at
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare_worker() -> None:
-    cv2.setNumThreads(1)  # one core per process
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends the workers
 
 
 if __name__ == "__main__":
