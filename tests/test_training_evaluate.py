@@ -312,8 +312,25 @@ def test_another_evaluation_in_the_same_folder_is_refused(everything, network, t
     assert "holds an evaluation with other settings: seed was 0 and is 1" in error and "choose another --out" in error
     assert (everything / "metrics.json").read_bytes() == before
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts/settings.json").write_text("{")
-    check_one_line(command(network, tree, tmp_path), "settings.json is damaged", capsys)
+    for damaged in ("{", "[]x", "7", "[1]"):
+        (tmp_path / "parts/settings.json").write_text(damaged)
+        check_one_line(command(network, tree, tmp_path), "settings.json is damaged", capsys)
+
+
+@pytest.mark.parametrize("counting", [None, 1, counts.COUNTING + 1])
+def test_parts_of_another_way_of_counting_are_refused(everything, network, tree, tmp_path, capsys, counting):
+    shutil.copytree(everything / "parts", tmp_path / "parts")
+    settings = json.loads((tmp_path / "parts/settings.json").read_text())
+    assert settings.pop("counting") == counts.COUNTING
+    (tmp_path / "parts/settings.json").write_text(json.dumps(settings | ({"counting": counting} if counting else {})))
+    before = files_in(tmp_path)
+    check_one_line(command(network, tree, tmp_path), rf"parts was counted in another way \(version {counting or 1}, "
+                   rf"now {counts.COUNTING}\): it cannot be continued; delete .*/parts or choose another --out", capsys)
+    assert files_in(tmp_path) == before
+
+
+def files_in(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 # --- what users get wrong --------------------------------------------------------------------------------------------

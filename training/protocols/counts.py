@@ -28,6 +28,7 @@ from training.protocols.scoring import Scores, score
 from training.protocols.trials import Trial, trials_of
 
 PART = 8  # frames
+COUNTING = 2  # rises when the same frames are counted otherwise, so that parts of both ways are never added up
 
 
 @dataclass(frozen=True)
@@ -74,18 +75,21 @@ def open_split(data: Path, split: str, runtime: TorchRuntime, frames: int | None
 def begin(job: Job, out: Path) -> None:
     """Checks that what `out` holds is of this job, and notes the job there. Raises EvaluationError."""
     runtime, dataset = open_job(job)
-    settings = {"model_id": runtime.model_id, "data": dataset.fingerprint(), "split": job.split, "frames": len(dataset),
-                "seed": job.seed, **asdict(job.grid), "device": runtime.device.type, "precision": runtime.precision,
-                "predictions": list(job.predictions)}
+    settings = {"counting": COUNTING, "model_id": runtime.model_id, "data": dataset.fingerprint(), "split": job.split,
+                "frames": len(dataset), "seed": job.seed, **asdict(job.grid), "device": runtime.device.type,
+                "precision": runtime.precision, "predictions": list(job.predictions)}
     if out.exists() and not out.is_dir():
         raise EvaluationError(f"--out {out} is a file; a folder is needed")
     path = out / "parts" / "settings.json"
     if path.is_file():
         try:
-            before = json.loads(path.read_text())
-        except ValueError as error:
+            before = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
             raise EvaluationError(f"{path} is damaged ({error}); delete {path.parent} or choose another --out"
                                   ) from error
+        if (counting := before.get("counting", 1)) != COUNTING:
+            raise EvaluationError(f"{path.parent} was counted in another way (version {counting!r}, now {COUNTING}): "
+                                  f"it cannot be continued; delete {path.parent} or choose another --out")
         if changed := [name for name in settings if before.get(name) != settings[name]]:
             raise EvaluationError(f"{out} holds an evaluation with other settings: " + "; ".join(
                 f"{name} was {before.get(name)!r} and is {settings[name]!r}" for name in changed)
