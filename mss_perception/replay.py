@@ -1,4 +1,4 @@
-"""Run a recorded bag through the pipeline without ROS: `python -m mss_perception.replay BAG --out DIR`.
+"""Run recorded bags through the pipeline without ROS: `python -m mss_perception.replay BAG --out DIR`.
 
 The same pipeline as in the node, but every set is processed at once and time is the bag's, so that two runs give the
 same labels and the same figures except latencies. In DIR:
@@ -12,39 +12,51 @@ same labels and the same figures except latencies. In DIR:
 A run that was interrupted goes on with --resume: the bag is read again from its start, because decoders and hysteresis
 have a state, but what frames.jsonl already holds is neither projected nor segmented again.
 
-Exit status: 0 done, 1 done without a single output, and why is said, 2 bad input.
+A folder of bags in the place of BAG: each is replayed into DIR/<its name>, and DIR/metrics.json and DIR/report.html say
+what they add up to (replay_many). A bag takes one process with one thread; --jobs, or a cluster with --ray, changes the
+time alone. --resume leaves finished bags as they are.
+
+Exit status: 0 done, 1 done without a single output (one of many bags: or failed), and why is said, 2 bad input.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import logging
 import re
 import sys
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
+from mss_models.files import write_atomically
 from mss_models.modality import Encoding
-from mss_models.runtime import OptionError, open_runtime
-from mss_perception import calibration, scoring
-from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
+from mss_models.runtime import OptionError, TorchRuntime, open_runtime
+from mss_models.runtime.exported import ExportedRuntime
+from mss_perception import calibration, replay_many, scoring
+from mss_perception.bags import BagError, BagSummary, bag_summary, bags_in, read_bag
 from mss_perception.calibration import CalibrationError
+from mss_perception.cluster import ClusterError, joined
 from mss_perception.config import Config, ConfigError, absolute
-from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule
+from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule, parse_fault
 from mss_perception.health import REJECTED
 from mss_perception.message_types import ACCEPTED, COMPRESSED, IMAGE
 from mss_perception.messages import MessageError, decode_image, stamp_ns
 from mss_perception.options import at_least, positive
 from mss_perception.output import Output
 from mss_perception.pipeline import Pipeline
-from mss_perception.recording import Run, RunError
+from mss_perception.processes import ProcessKilled, default_jobs
+from mss_perception.recording import Run, RunError, of_bag
 from mss_perception.report import Report, write_report
+from mss_perception.threads import limited_threads
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +66,7 @@ class ReplayError(ValueError):
 
 
 USER_ERRORS = (ReplayError, BagError, CalibrationError, CheckpointError, ConfigError, FaultError, RunError,
-               MessageError, OptionError)
+               MessageError, OptionError, ClusterError)
 
 
 class Replay:
@@ -71,15 +83,10 @@ class Replay:
     def __init__(self, bag: str | Path, out: str | Path, config: Config, faults: Sequence[str] = (), seed: int = 0, *,
                  view: str = "", write_bag: bool = False, points: str = "", limit_sec: float | None = None,
                  resume: bool = False, report: bool = True, progress: bool = True):
-        config = config.of_view(view or config.target_cameras[0])
-        if points:
-            config.set("publish_points", True)
+        config = one_view(config, view, points)
         self.config, self.write_bag, self.report, self.progress = config, write_bag, report, progress
         self.bag = bag_summary(bag)
-        if Path(out).exists() and not Path(out).is_dir():
-            raise ReplayError(f"--out {out} is a file; name a folder")
-        if Path(bag).resolve().is_relative_to(Path(out).resolve()):
-            raise ReplayError(f"--out {out} contains the bag {bag}, which results could overwrite; name another folder")
+        check_out(bag, out)
         self.roles = roles_in(self.bag, config)
         self.schedule = FaultSchedule(faults, seed, self.roles)
         self.start_ns = self.bag.start_ns       # as for a player, whatever the first message is
@@ -89,11 +96,8 @@ class Replay:
         self.duration_sec = (self.end_ns - self.start_ns) / SECOND
         self.runtime = open_runtime(config.checkpoint or DEFAULT_CHECKPOINT, config.backend, config.device,
                                     config.precision, config.threads or None)
-        settings = {
-            "bag": str(Path(bag).resolve()), "messages": self.bag.count, "network": self.runtime.model_id,
-            "precision": self.runtime.precision, "faults": [str(fault) for fault in self.schedule.faults], "seed": seed,
-            "limit_sec": limit_sec, "write_bag": write_bag, "points": points,
-            "config": {name: value for name, value, _ in config.parameters() if name not in ("checkpoint", "threads")}}
+        settings = of_bag(bag) | {"messages": self.bag.count} | asked(
+            config, self.runtime, self.schedule.faults, seed, write_bag=write_bag, points=points, limit_sec=limit_sec)
         self.run = Run(Path(out), settings, resume, self.start_ns, self.duration_sec, self.schedule.faults,
                        self.runtime.labels, keep_labels=write_bag, points=points)
         self.pipeline = Pipeline(config, self.runtime, self._output, synchronous=True, done=self.run.holds)
@@ -115,17 +119,20 @@ class Replay:
             self.pipeline.flush(now_ns)
         for fault, touched in zip(self.schedule.faults, self.schedule.touched, strict=True):
             if not touched:
-                log.warning("fault %s met no message; the bag lasts %.1f s", fault, self.duration_sec)
+                log.warning("fault %s met no message; bag %s lasts %.1f s", fault, self.bag.path, self.duration_sec)
         return self._conclude()
 
     def _messages(self) -> Iterator[tuple[str, int, object]]:
         """(topic, receive time, message) of the bag up to the limit, before any fault."""
         layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<{remaining}]"
-        with tqdm(total=self.duration_sec, desc="replay", bar_format=layout, disable=not self.progress) as bar:
+        # Only where it is seen: a bar has a semaphore, which outlives one of several processes that is ended.
+        bar = tqdm(total=self.duration_sec, desc="replay", bar_format=layout) if self.progress else None
+        with nullcontext() if bar is None else bar:
             for topic, receive_ns, message in read_bag(self.bag.path, list(self.roles)):
                 if receive_ns > self.end_ns:
                     break
-                bar.update((receive_ns - self.start_ns) / SECOND - bar.n)
+                if bar is not None:
+                    bar.update((receive_ns - self.start_ns) / SECOND - bar.n)
                 role = self.roles[topic]
                 self.counts[topic]["sent"] += 1
                 if role in self.stamps:
@@ -181,24 +188,53 @@ class Replay:
                                                                                              if why else "")
 
     def _conclude(self) -> dict:
-        """metrics.json, report.html, the pictures, the bag."""
+        """report.html, the pictures, the bag; metrics.json, by which a run is known to be finished, last."""
         faults, labels = self.schedule.faults, self.runtime.labels
         metrics = scoring.build_metrics(
             self.run.records, ticks=self.pipeline.ticks, dropped=self.pipeline.dropped, messages=self.counts,
             expected=self.expected_masks(), label_set=labels)
-        (self.run.folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+        metrics["no_output"] = self.why_no_output()
         if self.write_bag:
             self.run.write_bag()
-        if not self.report:
-            return metrics
-        network = f"{self.runtime.model_id}, {self.runtime.precision} on {self.runtime.device}"
-        write_report(self.run.folder / "report.html", Report(
-            f"Replay of {self.bag.path.name}", metrics, self.run.records, labels, self.start_ns, faults,
-            self.config.collector.deadline_sec, self.run.pictures(faults),
-            {"Bag": f"{self.bag.path}, {self.duration_sec:.1f} s", "Network": network, "Classes": labels.name,
-             "Faults": " · ".join(map(str, faults)) or "none"},
-            self.runtime.card))
+        if self.report:
+            write_report(self.run.folder / "report.html", Report(
+                f"Replay of {self.bag.path.name}", metrics, self.run.records, labels, self.start_ns, faults,
+                self.config.collector.deadline_sec, self.run.pictures(faults),
+                {"Bag": f"{self.bag.path}, {self.duration_sec:.1f} s", **facts(self.runtime, faults)},
+                self.runtime.card))
+        write_atomically(self.run.folder / "metrics.json", json.dumps(metrics, indent=1))
         return metrics
+
+
+def one_view(config: Config, view: str = "", points: str = "") -> Config:
+    """The configuration of one of target_cameras, '' for the first; with labelled points if they are to be written."""
+    config = config.of_view(view or config.target_cameras[0])
+    if points:
+        config.set("publish_points", True)
+    return config
+
+
+def asked(config: Config, runtime: TorchRuntime | ExportedRuntime, faults: Sequence[Fault], seed: int, *,
+          write_bag: bool, points: str, limit_sec: float | None) -> dict:
+    """Everything but the bag that decides the outcome of a replay, JSON-ready."""
+    left_out = ("checkpoint", "threads")
+    return {"network": runtime.model_id, "precision": runtime.precision, "faults": [str(fault) for fault in faults],
+            "seed": seed, "limit_sec": limit_sec, "write_bag": write_bag, "points": points,
+            "config": {name: value for name, value, _ in config.parameters() if name not in left_out}}
+
+
+def facts(runtime: TorchRuntime | ExportedRuntime, faults: Sequence[Fault]) -> dict[str, str]:
+    """What the head of a report tells beside the bag."""
+    return {"Network": f"{runtime.model_id}, {runtime.precision} on {runtime.device}", "Classes": runtime.labels.name,
+            "Faults": " · ".join(map(str, faults)) or "none"}
+
+
+def check_out(bag: str | Path, out: str | Path) -> None:
+    """Raise ReplayError when results cannot be written to `out`, or could overwrite the bag."""
+    if Path(out).exists() and not Path(out).is_dir():
+        raise ReplayError(f"--out {out} is a file; name a folder")
+    if Path(bag).resolve().is_relative_to(Path(out).resolve()):
+        raise ReplayError(f"--out {out} contains the bag {bag}, which results could overwrite; name another folder")
 
 
 def calibrate(pipeline: Pipeline, bag: Path, roles: Mapping[str, str], without: Collection[str] = ()) -> None:
@@ -239,7 +275,7 @@ class Truth:
         if there and (kind := bag.topics[self.topic].type) not in (IMAGE, COMPRESSED):
             raise ReplayError(f"labels on {self.topic} are {kind}; must be {IMAGE} with mono8 label ids")
         if topic and not there and self.topic != absolute(Config().labels_topic):
-            log.warning("the bag has no labels on %s: nothing is scored", self.topic)
+            log.warning("bag %s has no labels on %s: nothing is scored", bag.path, self.topic)
         self._messages = read_bag(bag.path, [self.topic]) if there else iter(())
         self._near: deque[tuple[int, object]] = deque()
         self._head: tuple[int, object] | None = None        # read, but later than asked for so far
@@ -298,7 +334,7 @@ def roles_in(bag: BagSummary, config: Config) -> dict[str, str]:
         calibration.load(config.calibration_file)   # a mistake in it shows before the results of an old run are deleted
     missing = [f"{topic} ({role})" for topic, role in wanted.items() if role in config.inputs and topic not in roles]
     if missing:
-        log.warning("the bag has no %s: replayed without", ", ".join(missing))
+        log.warning("bag %s has no %s: replayed without", bag.path, ", ".join(missing))
     return roles
 
 
@@ -324,12 +360,48 @@ def configuration(options: argparse.Namespace) -> Config:
     return config.validate()
 
 
+def replay_all(bags: Sequence[Path], config: Config, options: argparse.Namespace) -> dict:
+    """Replay the bags of a folder; returns the content of the metrics.json on top. Raises one of USER_ERRORS."""
+    check_out(options.bag, options.out)
+    config = one_view(config, options.view, options.points)
+    runtime = open_runtime(config.checkpoint or DEFAULT_CHECKPOINT, config.backend, config.device, config.precision)
+    gpu = runtime.device.type != "cpu"
+    # The same in every process, on whatever machine; on a CPU the number of threads may change the last bits.
+    for name, value in (("device", str(runtime.device)), ("precision", runtime.precision),
+                        ("threads", config.threads or (0 if gpu else 1))):
+        config.set(name, value)
+    faults = [parse_fault(one, set(config.topic_roles().values())) for one in options.fault]
+    how = {"write_bag": options.write_bag, "points": options.points, "limit_sec": options.limit}
+    series = replay_many.Series(
+        options.bag, options.out, partial(replay_one, config=config, faults=faults, seed=options.seed,
+                                          report=not options.no_report, **how),
+        asked(config, runtime, faults, options.seed, **how), runtime.labels, not options.no_report)
+    jobs = options.jobs or default_jobs(runtime.device.type)
+    with joined(options.ray):
+        series.start(bags, options.resume)
+        found = replay_many.outcomes(series, bags, jobs, options.ray is not None, gpu=gpu,
+                                     within=partial(limited_threads, config.threads), progress=not options.quiet)
+    metrics = replay_many.merge(runtime.labels, found)
+    if not options.no_report:
+        about = {"Bags": f"{len(bags)} in {options.bag}", **facts(runtime, faults)}
+        write_report(options.out / "report.html", Report(f"Replay of {options.bag.resolve().name}", metrics, (),
+                                                         runtime.labels, 0, about=about, card=runtime.card,
+                                                         bags=metrics["bags"]))
+    write_atomically(options.out / "metrics.json", json.dumps(metrics, indent=1))
+    return metrics
+
+
+def replay_one(bag: Path, out: Path, **how) -> None:
+    """Replay one of many, going on with what `out` holds."""
+    Replay(bag, out, resume=True, progress=False, **how)()
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mss_perception.replay", description=__doc__.splitlines()[0],
                                      formatter_class=argparse.RawDescriptionHelpFormatter,
                                      epilog="faults: " + GRAMMAR + "\n" + "\n".join(
                                          f"  {kind:8} {text}" for kind, text in KINDS.items()))
-    parser.add_argument("bag", type=Path, help="a rosbag2 folder, or an .mcap or .db3 file")
+    parser.add_argument("bag", type=Path, help="a rosbag2 folder, an .mcap or .db3 file, or a folder of such")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results")
     parser.add_argument("--checkpoint", type=Path, help="network; the shipped one when not given")
     parser.add_argument("--config", type=Path, help="parameters as YAML, the node's file or a plain mapping")
@@ -344,6 +416,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=positive, metavar="SEC", help="stop after this much of the bag")
     parser.add_argument("--write-bag", action="store_true", help="also write labels, confidence and masks as a bag")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out")
+    shared = parser.add_mutually_exclusive_group()
+    shared.add_argument("--jobs", type=at_least(1), help="of many bags: processes; the figures are the same for any "
+                        "number (default: one per CPU core, one for a GPU)")
+    shared.add_argument("--ray", nargs="?", const="", metavar="HOST:PORT", help="of many bags: on a Ray cluster (the "
+                        "extra ray) whose machines see the same files; without an address on this machine")
     parser.add_argument("--no-report", action="store_true", help="leave report.html and the pictures out")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser
@@ -353,13 +430,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = arguments().parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     try:
-        run = Replay(options.bag, options.out, configuration(options), options.fault, options.seed,
-                     view=options.view, write_bag=options.write_bag, points=options.points,
-                     limit_sec=options.limit, resume=options.resume, report=not options.no_report,
-                     progress=not options.quiet)
-        metrics = run()
+        if bags := bags_in(options.bag):
+            metrics = replay_all(bags, configuration(options), options)
+        else:
+            metrics = Replay(options.bag, options.out, configuration(options), options.fault, options.seed,
+                             view=options.view, write_bag=options.write_bag, points=options.points,
+                             limit_sec=options.limit, resume=options.resume, report=not options.no_report,
+                             progress=not options.quiet)()
     except USER_ERRORS as error:
         print(f"replay: {error}", file=sys.stderr)
+        return 2
+    except ProcessKilled as error:
+        print(f"replay: {error}; --resume goes on with {options.out}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"replay: cannot write {error.filename or options.out}: {error.strerror}", file=sys.stderr)
@@ -370,10 +452,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(metrics))
     if not options.no_report:
         print(f"report: {options.out / 'report.html'}")
-    if why := run.why_no_output():
-        print(f"replay: no output: {why}", file=sys.stderr)
-        return 1
-    return 0
+    if bags:
+        wrong = [f"{one['name']}: {one['failure'] or 'no output: ' + one['no_output']}" for one in metrics["bags"]
+                 if one["failure"] or one["no_output"]]
+    else:
+        wrong = [f"no output: {metrics['no_output']}"] if metrics["no_output"] else []
+    for why in wrong:
+        print(f"replay: {why}", file=sys.stderr)
+    return 1 if wrong else 0
 
 
 def table(metrics: Mapping) -> str:
@@ -392,4 +478,5 @@ def table(metrics: Mapping) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # Other processes find what they are sent by its module's name, which must not be __main__.
+    sys.exit(importlib.import_module("mss_perception.replay").main())

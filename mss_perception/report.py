@@ -1,7 +1,7 @@
 """The report of a run: one HTML file with everything inside, readable without a network, a server or scripts.
 
 Replay and the demo call `write_report` with the content of metrics.json, the records of frames.jsonl and pictures of
-chosen frames.
+chosen frames. The report of many bags has a row for each instead, with a link to its own.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
+from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 from mss_perception import charts
 from mss_perception.faults import SECOND, Fault
@@ -47,7 +49,8 @@ class Report:
     """What the page shows.
 
     metrics: the content of metrics.json (scoring.build_metrics). records: frames in order, with `inputs`
-    {input: {state, frozen...}}. about: rows of the header's fact list. card: the checkpoint's card.
+    {input: {state, frozen...}}. about: rows of the header's fact list. card: the checkpoint's card. bags: of many, as
+    replay_many.merge has them; such a report has no records.
     """
 
     title: str
@@ -60,18 +63,19 @@ class Report:
     pictures: Sequence[Picture] = ()
     about: Mapping[str, str] = field(default_factory=dict)
     card: Mapping = field(default_factory=dict)
+    bags: Sequence[Mapping] = ()
 
 
 def write_report(path: str | Path, report: Report) -> None:
-    """Write the page."""
-    Path(path).write_text(page(report), encoding="utf-8")
+    """Write the page. Raises OSError that names it."""
+    write_atomically(Path(path), page(report))
 
 
 def page(report: Report) -> str:
     """The whole document. Sections that have nothing to show are left out."""
     sections = [
         _headline(report),
-        _timeline(report),
+        _bags(report.bags) if report.bags else _timeline(report),
         _pictures(report),
         _masks(report.metrics),
         _latency(report),
@@ -108,6 +112,10 @@ def _headline(report: Report) -> str:
     tiles.append(("Masks wrong", f"{metrics['mask_wrong']:,}" if checked else "–",
                   f"of {checked:,} frames that can be judged" if checked else "not checked",
                   "bad" if metrics["mask_wrong"] else "good" if checked else ""))
+    if report.bags:
+        failed = sum(bool(one["failure"]) for one in report.bags)
+        tiles.append(("Bags", f"{len(report.bags) - failed:,}", f"of {len(report.bags):,}; {failed:,} failed" if failed
+                      else "none failed", "bad" if failed else "good"))
     if compute:
         tiles.append(("Compute per frame", f"{np.percentile(compute, 50):.0f}",
                       f"ms median, {np.percentile(compute, 95):.0f} ms p95", ""))
@@ -206,6 +214,32 @@ def _image(name: str, png: bytes | None) -> str:
 
 # ------------------------------------------------------------------------------------------------------------ tables
 
+def _bags(bags: Sequence[Mapping]) -> str:
+    judged = any(one.get("miou") is not None for one in bags)
+    rows = []
+    for one in bags:
+        name = escape(one["name"])
+        cells = f'<td><a href="{quote(one["report"])}">{name}</a></td>' if one["report"] else f"<td>{name}</td>"
+        if one["failure"]:
+            rows.append(f'<tr>{cells}<td colspan="8" class="failure">{escape(one["failure"])}</td></tr>')
+            continue
+        inference = one["latency_ms"].get("inference")
+        numbers = [f'{one["outputs"]:,}', f'{one["ticks"]:,}', f'{sum(one["dropped"].values()):,}',
+                   f'{one["mask_wrong"]:,} of {one["mask_checked"]:,}',
+                   *(f'{inference[q]:.1f}' if inference else "–" for q in ("p50", "p95"))]
+        cells += "".join(f'<td class="number">{number}</td>' for number in numbers)
+        if judged:
+            cells += f'<td class="number">{_percent(one["miou"])}</td><td class="bar">{_bar(one["miou"])}</td>'
+        rows.append(f"<tr>{cells}</tr>")
+        if one["no_output"]:
+            rows.append(f'<tr><td></td><td colspan="8" class="failure">no output: {escape(one["no_output"])}</td></tr>')
+    head = "".join(f"<th>{name}</th>" for name in (
+        "Bag", "Frames", "Ticks", "Dropped", "Masks wrong", "Inference p50 ms", "p95 ms",
+        *(("mIoU %", "") if judged else ())))
+    return _section("Bags", f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>",
+                    "All figures outside this table are of the frames of all bags together.")
+
+
 def _masks(metrics: Mapping) -> str:
     total = metrics["outputs"] or 1
     names = list(dict.fromkeys(part for mask in metrics["frames_by_mask"] for part in mask.split("+")))
@@ -244,10 +278,11 @@ def _latency(report: Report) -> str:
                    for stage, values in percentiles.items())
     deadline = "" if report.deadline_sec is None else \
         f" A set waits at most {1000 * report.deadline_sec:g} ms for its inputs."
+    chart = charts.stacked_bars(columns, stages, _duration(report, _seconds(report)), _frame_sec(report), "ms") \
+        + f'<div class="legend">{legend}</div>' if columns else ""
     return _section(
         "Latency",
-        charts.stacked_bars(columns, stages, _duration(report, _seconds(report)), _frame_sec(report), "ms")
-        + f'<div class="legend">{legend}</div><table class="narrow"><thead><tr><th>Stage</th><th>p50 ms</th>'
+        chart + '<table class="narrow"><thead><tr><th>Stage</th><th>p50 ms</th>'
         f"<th>p95 ms</th><th>p99 ms</th></tr></thead><tbody>{rows}</tbody></table>",
         "Compute time of every frame. <i>wait</i> is from the opening of a set to its emission." + deadline)
 
@@ -360,6 +395,7 @@ th:not(:first-child){text-align:right}
 .chip{display:inline-block;padding:1px 9px;border-radius:99px;font-size:12px;margin-right:5px;
 border:1px solid var(--rule)}
 .chip.on{background:var(--ok);border-color:var(--ok);color:#fff}.chip.off{color:var(--soft);opacity:.55}
+.failure{color:var(--missing);overflow-wrap:anywhere}a{color:var(--accent)}
 .columns{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(440px,100%),1fr));gap:32px;align-items:start}
 @media (min-width:900px){.columns.classes{grid-template-columns:minmax(0,1fr) minmax(0,1.3fr)}}
 .frame{margin-top:18px}.frame h3{margin:0 0 8px}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -155,10 +156,14 @@ def latencies(records: Iterable[Mapping]) -> dict[str, dict[str, float]]:
     """Stage -> percentiles in milliseconds over the records that have it."""
     stages: dict[str, list[float]] = {}
     for record in records:
-        for stage, value in record["latency_ms"].items():
-            if value is not None:
-                stages.setdefault(stage, []).append(value)
+        _add_latencies(stages, record["latency_ms"])
     return {stage: percentiles(values) for stage, values in stages.items()}
+
+
+def _add_latencies(stages: dict[str, list[float]], latency_ms: Mapping[str, float | None]) -> None:
+    for stage, value in latency_ms.items():
+        if value is not None:
+            stages.setdefault(stage, []).append(value)
 
 
 def counts(truth: np.ndarray, labels: np.ndarray, label_set: LabelSet) -> list[list[int]]:
@@ -182,6 +187,85 @@ def miou(confusion: Confusion) -> float | None:
     return round(confusion.miou_present, 6) if confusion.pixels else None
 
 
+@dataclass
+class Tally:
+    """What adds up over the frames of a run, and over runs of networks with the same classes.
+
+    dropped: reason -> sets. messages: topic -> {sent, received}. frames_by_mask: outputs, and confusions: the counts of
+    their pixels, both by mask_name. latency_ms: stage -> the value of every output that has it.
+    """
+
+    label_set: LabelSet
+    ticks: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    messages: dict[str, Counter] = field(default_factory=dict)
+    mask_checked: int = 0
+    mask_wrong: int = 0
+    frames_by_mask: Counter = field(default_factory=Counter)
+    confusions: dict[str, Confusion] = field(default_factory=dict)
+    latency_ms: dict[str, list[float]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, label_set: LabelSet, metrics: Mapping, records: Iterable[Mapping]) -> Tally:
+        """Of one run. metrics: its ticks, dropped, messages, mask_checked and mask_wrong; records: its frames."""
+        tally = cls(label_set, metrics["ticks"], Counter(metrics["dropped"]),
+                    {topic: Counter(one) for topic, one in metrics["messages"].items()},
+                    metrics["mask_checked"], metrics["mask_wrong"])
+        for record in records:
+            if not record.get("dropped"):
+                tally._add_output(record)
+        return tally
+
+    def _add_output(self, record: Mapping) -> None:
+        name = mask_name(record["mask"])
+        self.frames_by_mask[name] += 1
+        confusion = self.confusions.setdefault(name, self._no_pixels())
+        for target, prediction, pixels in record.get("confusion") or ():
+            confusion.hist[target, prediction] += pixels
+        _add_latencies(self.latency_ms, record["latency_ms"])
+
+    def _no_pixels(self) -> Confusion:
+        return Confusion(len(self.label_set), self.label_set.ignore_id)
+
+    def __iadd__(self, other: Tally) -> Tally:
+        """Add another run's. Raises ValueError for other classes."""
+        self.ticks += other.ticks
+        self.dropped.update(other.dropped)
+        for topic, one in other.messages.items():
+            self.messages.setdefault(topic, Counter()).update(one)
+        self.mask_checked += other.mask_checked
+        self.mask_wrong += other.mask_wrong
+        self.frames_by_mask.update(other.frames_by_mask)
+        for name, confusion in other.confusions.items():
+            mine = self.confusions.setdefault(name, self._no_pixels())
+            mine += confusion
+        for stage, values in other.latency_ms.items():
+            self.latency_ms.setdefault(stage, []).extend(values)
+        return self
+
+    def figures(self) -> dict:
+        """What metrics.json says of the sums. mIoU is over the classes that occur in the truth."""
+        overall = self._no_pixels()
+        for confusion in self.confusions.values():
+            overall += confusion
+        masks = sorted(self.confusions, key=lambda name: (-name.count("+"), name))
+        iou = overall.iou()
+        return {
+            "ticks": self.ticks,
+            "outputs": self.frames_by_mask.total(),
+            "dropped": dict(self.dropped),
+            "messages": {topic: dict(one) for topic, one in self.messages.items()},
+            "mask_checked": self.mask_checked,
+            "mask_wrong": self.mask_wrong,
+            "miou": miou(overall),
+            "miou_by_mask": {name: miou(self.confusions[name]) for name in masks},
+            "frames_by_mask": {name: self.frames_by_mask[name] for name in masks},
+            "iou_by_class": {self.label_set.names[k]: round(float(iou[k]), 6) for k in np.flatnonzero(~np.isnan(iou))},
+            "confusion": [[int(t), int(p), int(overall.hist[t, p])] for t, p in np.argwhere(overall.hist)],
+            "latency_ms": {stage: percentiles(values) for stage, values in self.latency_ms.items()},
+        }
+
+
 def build_metrics(records: Sequence[Mapping], *, ticks: int, dropped: Mapping[str, int],
                   messages: Mapping[str, Mapping[str, int]], expected: ExpectedMasks | None,
                   label_set: LabelSet) -> dict:
@@ -192,29 +276,10 @@ def build_metrics(records: Sequence[Mapping], *, ticks: int, dropped: Mapping[st
     or that were dropped for another reason than too few inputs, or not in spite of it.
     All of it but latency_ms is the same in two replays of one bag. mIoU is over the classes that occur in the truth.
     """
-    outputs = [record for record in records if not record.get("dropped")]
     frames = [{"t_ref": one["t_ref"], "mask": dict(one["mask"]), "dropped": one.get("dropped"),
                "expected": expected(one["t_ref"]) if expected else None} for one in records]
     verdicts = [judge(frame["mask"], frame["expected"]) and expected.rightly_dropped(frame) for frame in frames
                 if expected]
-    by_mask: dict[str, list] = {}
-    for record in outputs:
-        by_mask.setdefault(mask_name(record["mask"]), []).append(record)
-    by_mask = dict(sorted(by_mask.items(), key=lambda item: (-item[0].count("+"), item[0])))
-    overall = confusion_of(outputs, label_set)
-    iou = overall.iou()
-    return {
-        "ticks": ticks,
-        "outputs": len(outputs),
-        "dropped": dict(Counter(dropped)),
-        "messages": {topic: dict(one) for topic, one in messages.items()},
-        "mask_checked": sum(verdict is not None for verdict in verdicts),
-        "mask_wrong": verdicts.count(False),
-        "miou": miou(overall),
-        "miou_by_mask": {name: miou(confusion_of(group, label_set)) for name, group in by_mask.items()},
-        "frames_by_mask": {name: len(group) for name, group in by_mask.items()},
-        "iou_by_class": {label_set.names[k]: round(float(iou[k]), 6) for k in np.flatnonzero(~np.isnan(iou))},
-        "confusion": [[int(t), int(p), int(overall.hist[t, p])] for t, p in np.argwhere(overall.hist)],
-        "latency_ms": latencies(outputs),
-        "frames": frames,
-    }
+    counted = {"ticks": ticks, "dropped": dropped, "messages": messages,
+               "mask_checked": sum(verdict is not None for verdict in verdicts), "mask_wrong": verdicts.count(False)}
+    return Tally.of(label_set, counted, records).figures() | {"frames": frames}

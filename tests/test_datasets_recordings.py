@@ -61,6 +61,34 @@ def test_frames_are_the_labelled_moments_as_the_pipeline_sees_them(bag):
     assert [len(open_dataset(path, "test", ["lidar"], limit=3)), len(open_dataset(path, "test", limit=3))] == [3, 3]
 
 
+@pytest.fixture(scope="module")
+def drives(tmp_path_factory):
+    """A folder of three bags of 4, 5 and 6 frames."""
+    folder = tmp_path_factory.mktemp("drives")
+    for number, name in enumerate(("a", "b", "c")):
+        write_bag(folder / name, 0.5 + 0.1 * number, seed=number)
+    return folder
+
+
+@pytest.mark.parametrize("cache", [False, "auto"])
+def test_a_folder_of_bags_is_split_test_and_gives_the_frames_of_each_in_any_order(drives, cache):
+    data = open_dataset(drives, "test", ["rgb", "lidar"], cache=cache)
+    alone = [open_dataset(drives / name, "test", ["rgb", "lidar"]) for name in ("a", "b", "c")]
+    samples = [sample for one in alone for sample in one]
+    assert [frame.name for frame in data.frames] == [sample.name for sample in samples]
+    assert [len(one) for one in alone] == [4, 5, 6]
+    assert [data.missing_in(frame) for frame in data.frames] == [sample.missing for sample in samples]
+    for i in (14, 0, 13, 1, *range(15)):
+        assert data[i].name == samples[i].name and np.array_equal(data.read_labels(i), samples[i].labels)
+        for name, image in data[i].images.items():
+            np.testing.assert_array_equal(image, samples[i].images[name])
+    first = data[0]
+    _ = data[5], data[14]       # of both others: only a training holds all bags
+    assert (data[0] is first) == (cache == "auto")
+    with pytest.raises(DatasetError, match="is a folder of bags, which is split test as a whole"):
+        open_dataset(drives, "train")
+
+
 def test_what_is_missing_is_not_available_to_a_training(bag, tmp_path):
     path, _ = bag
     (tmp_path / "train").mkdir()

@@ -1,9 +1,10 @@
-"""processes.py and threads.py: what the pool hands back, and that it leaves nothing behind."""
+"""processes.py, cluster.py and threads.py: what comes back, and that nothing is left behind."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import socket
 import sys
 import time
 from functools import partial
@@ -12,6 +13,8 @@ from pathlib import Path
 import cv2
 import pytest
 
+from mss_perception import cluster
+from mss_perception.cluster import ClusterError
 from mss_perception.processes import ProcessKilled, run
 from mss_perception.threads import limited_threads
 
@@ -67,3 +70,49 @@ def test_an_error_ends_the_others(ordered):
     with pytest.raises(LookupError, match="no 1"):
         list(run(failing, [1, 2], 2, ordered=ordered))
     assert not multiprocessing.active_children()
+
+
+# ------------------------------------------------------------------------------------------------------------ a cluster
+
+def test_a_cluster_gives_what_processes_give(ray_cluster, tmp_path):
+    with cluster.joined(""):        # the one that runs
+        found = list(cluster.run(partial(first_last, tmp_path), range(6), 1, True))    # ends with two processes only
+    assert ray_cluster.is_initialized()
+    assert sorted(item for item, _ in found) == [0, 1, 2, 3, 4, 5] and found[0][0] != 0
+    assert len({process for _, process in found} - {os.getpid()}) == 2
+    before = cv2.getNumThreads()
+    assert {one for one, _ in cluster.run(seen, range(2), 1, True, within=partial(limited_threads, 1))} == {1}
+    assert cv2.getNumThreads() == before
+    assert list(cluster.run(here, [0], 1, True)) == [os.getcwd()]
+
+
+def here(item: int) -> str:
+    return os.getcwd()
+
+
+def test_what_goes_wrong_on_a_cluster(ray_cluster):
+    with pytest.raises(LookupError, match="^no 1$"):
+        list(cluster.run(failing, [1, 2], 1, True))
+    with pytest.raises(ProcessKilled, match="a process of the cluster was lost"):
+        list(cluster.run(os._exit, [3], 1, True))
+    with pytest.raises(ClusterError, match="no machine of the Ray cluster has a GPU"):
+        list(cluster.run(seen, [1], 1, True, gpu=True))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{port}", "nowhere", "a:b"])
+def test_a_cluster_that_is_not_there(monkeypatch, address):
+    ray = pytest.importorskip("ray", reason="ray is not installed (the extra ray)")
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)       # by another test
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = address.format(port=unused.getsockname()[1])
+        with pytest.raises(ClusterError, match=f"no Ray cluster at '{address}'"), cluster.joined(address):
+            pass
+
+
+def test_no_cluster_without_ray(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)       # as where it is not installed
+    with pytest.raises(ClusterError, match=r"pip install 'mss_perception\[ray\]'"), cluster.joined(""):
+        pass
+    with cluster.joined(None):
+        assert list(cluster.run(here, [0], 1)) == [os.getcwd()]

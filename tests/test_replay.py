@@ -408,7 +408,7 @@ def test_labels_that_are_no_images_or_not_there_are_told(recording, tmp_path, ca
     with pytest.raises(ReplayError, match="labels on /points are sensor_msgs/msg/PointCloud2; must be"):
         run(recording, tmp_path / "points", values={"labels_topic": "points"})
     run(recording, tmp_path / "none", values={"labels_topic": "truth"}, limit_sec=0.3)
-    assert "the bag has no labels on /truth: nothing is scored" in caplog.text
+    assert f"bag {recording[0]} has no labels on /truth: nothing is scored" in caplog.text
 
 
 def test_a_camera_of_the_calibration_that_no_input_has_is_told(recording, tmp_path, caplog):

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 
+import boxes
 import numpy as np
 import pytest
 import torch
@@ -277,6 +278,45 @@ def test_several_processes_equal_one(everything, network, tree, tmp_path):
         assert one[table] == two[table]
 
 
+def test_a_cluster_equals_one_process(ray_cluster, everything, network, tree, tmp_path):
+    arguments = command(network, tree, tmp_path / "out", "--protocol", "any-modal", "nm", "--ray",
+                        "--predictions", "any-modal/rgb+lidar")
+    del arguments[arguments.index("--jobs") : arguments.index("--jobs") + 2]
+    assert evaluation.main(arguments) == 0
+    one, two = figures_of(everything), figures_of(tmp_path / "out")
+    for table in ("subsets", "summary", "nm", "prior", "class_pixels", "device", "precision"):
+        assert one[table] == two[table]
+    assert len(list((tmp_path / "out/predictions").rglob("*.png"))) == 10
+
+
+def test_a_folder_of_bags_adds_up_its_bags(tmp_path):
+    """Two processes over the folder against one over each bag: the counts are the sums."""
+    network, total = save(tmp_path / "net.safetensors", modalities=("rgb", "lidar")), {}
+    for number, name in enumerate(("a", "b", "c")):
+        boxes.write_bag(tmp_path / "drives" / name, 0.5 + 0.2 * number, seed=number)
+        alone = evaluation.main(command(network, tmp_path / "drives" / name, tmp_path / name))
+        assert alone == 0
+        for trial, hist in scores_of(tmp_path / name).items():
+            total[trial] = total.get(trial, 0) + hist
+    arguments = command(network, tmp_path / "drives", tmp_path / "out")
+    arguments[arguments.index("--jobs") + 1] = "2"
+    assert evaluation.main(arguments) == 0
+    found = scores_of(tmp_path / "out")
+    assert len(found) == 3 and found.keys() == total.keys()
+    assert all(np.array_equal(hist, total[trial]) for trial, hist in found.items())
+    metrics = figures_of(tmp_path / "out")
+    assert metrics["dataset"] == "recordings" and metrics["frames"] == sum(
+        figures_of(tmp_path / name)["frames"] for name in ("a", "b", "c")) > 8      # more than a part
+
+
+def scores_of(out):
+    found = {}
+    for path in (out / "parts").glob("any-modal-*.npz"):
+        for trial, by_condition in counts.read_scores(path).items():
+            found[trial] = found.get(trial, 0) + by_condition["", ""].hist
+    return found
+
+
 def test_an_interrupted_evaluation_goes_on(everything, network, tree, tmp_path, monkeypatch, capsys):
     out, scored = tmp_path / "out", []
     arguments = command(network, tree, out, "--protocol", "any-modal", "nm")
@@ -352,6 +392,7 @@ def check_one_line(arguments, message, capsys):
     (["--protocol", "guess"], "guess.*any-modal"), (["--data", "nowhere"], "nowhere: no such folder"),
     (["--split", "exam"], "split 'exam' is unknown"), (["--split", "val"], "is the split recorded"),
     (["--stride", "8"], "--window"), (["--window", "8", "--stride", "9"], "stride 9 must lie in 1..8"),
+    (["--ray"], "not allowed with argument --jobs"),
     (["--predictions", "any-modal/sonar"], "any-modal/sonar: no trial of any-modal"),
     (["--predictions", "emm/rgb"], "emm/rgb: no trial of any-modal"),
     (["--protocol", "nm", "--ship", "x"], "add any-modal to --protocol"), (["--batch", "x"], "unrecognized arguments"),

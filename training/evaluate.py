@@ -22,7 +22,9 @@ from mss_models.files import write_atomically
 from mss_models.metrics import Confusion
 from mss_models.modality import ModalityError
 from mss_models.runtime import PRECISIONS, OptionError, choose_device
-from mss_perception.processes import ProcessKilled, default_jobs, run
+from mss_perception import cluster
+from mss_perception.cluster import ClusterError
+from mss_perception.processes import ProcessKilled, default_jobs
 from mss_perception.threads import limited_threads
 from training.commands import Parser, at_least
 from training.datasets.dataset import Dataset
@@ -47,12 +49,13 @@ from training.protocols.summary import CONVENTIONS, by_condition, figures, of_su
 from training.report import markdown, page
 
 
-def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, jobs: int = 1,
+def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, jobs: int = 1, ray: str | None = None,
              command: str = "") -> dict:
     """Runs the protocols, writes the results to `out` and returns the content of metrics.json (see docs/protocols.md).
 
-    jobs: processes; on a CPU each has one thread, so that the result does not depend on their number. Counts that `out`
-    has already are not made again. Raises EvaluationError, ProcessKilled, DatasetError, CheckpointError, OptionError.
+    jobs: processes; on a CPU each has one thread, so that the result does not depend on their number. ray: the address
+    of a Ray cluster in their place, see cluster.joined. Counts that `out` has already are not made again. Raises
+    EvaluationError, ProcessKilled, ClusterError, DatasetError, CheckpointError, OptionError.
     """
     open_job.cache_clear()  # its files may be others than at the last call
     runtime, dataset = open_job(job)
@@ -65,12 +68,14 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
                               "out")
     begin(job, out)
     total, needed = len(dataset), counted(protocols)
-    threads = 1 if runtime.device.type == "cpu" else 0  # the number of threads may change the last bits
+    gpu = runtime.device.type != "cpu"
+    one_thread = partial(limited_threads, 0 if gpu else 1)  # their number may change the last bits
+    alike = job if ray is None else dataclasses.replace(job, device=str(runtime.device), precision=runtime.precision)
     missing = [part for part in parts(total) if any(is_missing(out, one, part) for one in needed)]
-    with tqdm(total=total, desc=job.split, unit="frame", dynamic_ncols=True) as bar:
+    with cluster.joined(ray), tqdm(total=total, desc=job.split, unit="frame", dynamic_ncols=True) as bar:
         bar.update(total - sum(len(frames_of(part, total)) for part in missing))
-        for frames in run(partial(score_part, job, out, needed), missing, jobs,
-                          within=partial(limited_threads, threads)):
+        for frames in cluster.run(partial(score_part, alike, out, needed), missing, jobs, ray is not None, gpu=gpu,
+                                  within=one_thread):
             bar.update(frames)
     prior = prior_confusion(job, out)
     metrics = {
@@ -149,9 +154,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--split", default="test")
     parser.add_argument("--frames", type=at_least(1), help="score so many frames, evenly spread over the split")
     parser.add_argument("--seed", type=at_least(0), default=0, help="of missing values and noise")
-    parser.add_argument("--jobs", type=at_least(1), default=None,
+    shared = parser.add_mutually_exclusive_group()
+    shared.add_argument("--jobs", type=at_least(1), default=None,
                         help="processes; the result is the same for any number (default: one per CPU core, one for a "
                              "GPU)")
+    shared.add_argument("--ray", nargs="?", const="", metavar="HOST:PORT",
+                        help="on a Ray cluster (the extra ray) whose machines see the same files; without an address "
+                             "on this machine")
     parser.add_argument("--short-side", type=at_least(1), metavar="PIXELS",
                         help="resize images so, sides aligned up to 32 (published: 1024); default: as they are")
     parser.add_argument("--score-at", choices=SCORE_AT, default="labels",
@@ -181,14 +190,14 @@ def main(arguments: list[str] | None = None) -> int:
         job = Job(args.checkpoint, args.data, args.split, args.frames, args.seed, grid, args.device, args.precision,
                   tuple(predictions or ()))
         jobs = args.jobs or default_jobs(choose_device(args.device).type)
-        metrics = evaluate(job, args.out, args.protocol, jobs=jobs, command=command)
+        metrics = evaluate(job, args.out, args.protocol, jobs=jobs, ray=args.ray, command=command)
         if args.ship:
             write_with_scores(args.checkpoint, args.ship, metrics)
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on from what is in {args.out}", file=sys.stderr)
         return 130
     except (DatasetError, CheckpointError, OptionError, ModalityError, EvaluationError, ProcessKilled,
-            OSError) as error:
+            ClusterError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(markdown(metrics))

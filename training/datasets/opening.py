@@ -32,7 +32,8 @@ def recognise(path: Path) -> type[Dataset]:
         return Recordings
     raise DatasetError(f"{path}: no data set here; DELIVER and our own recordings have a folder img/, MUSES "
                        "frame_camera/, MCubeS polL_color/; a bag is a folder with metadata.yaml, or an .mcap or .db3 "
-                       "file, and several lie in train/, val/ and test/ (python -m training.synthesize records a tree)")
+                       "file, and several lie in a folder, or in its train/, val/ and test/ (python -m "
+                       "training.synthesize records a tree)")
 
 
 def open_dataset(path: str | Path, split: str, modalities: Iterable[str] | None = None, *, variant: str = "",

@@ -1,17 +1,19 @@
 """Our own recordings as bags: every labelled moment of a drive, as the robot's own pipeline sees it.
 
-    BAG                     a bag's folder, an .mcap or a .db3 file: split test
+    BAG, ROOT/BAG ...       a bag's folder, an .mcap or a .db3 file, or several: split test
     ROOT/{train,val,test}/BAG ...   several recordings
     ROOT/sensors.yaml       optional: the node's configuration (topics, offsets, calibration_file); also in BAG's folder
     ROOT/labels.json        optional: the classes (LabelSet.to_dict), else DELIVER's
 
 A bag is replayed (mss_perception.pipeline) with the network left out. A frame is a set for which the labels topic holds
 an image within half a period; what a sensor did not deliver in time is missing in it, as on the robot. Frames have the
-pixels of the target camera and are held in memory, since a bag cannot be read at any place.
+pixels of the target camera. A bag cannot be read at any place: its frames are held in memory, those of all bags for a
+training, else of HELD bags, and a bag is replayed again when it has its turn.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,7 +22,7 @@ import numpy as np
 from mss_models.labels import LABEL_SETS, LabelError, LabelSet
 from mss_models.modality import DEFAULT_ENCODINGS, Encoding
 from mss_models.runtime.torch import Result
-from mss_perception.bags import bag_summary, read_bag
+from mss_perception.bags import BAG_FILES, bag_summary, bags_in, is_bag, read_bag
 from mss_perception.config import Config, modality_of
 from mss_perception.messages import decode_image
 from mss_perception.pipeline import Output, Pipeline
@@ -29,8 +31,8 @@ from training.datasets.dataset import Dataset, Frame, check_ids, size_text
 from training.datasets.memory import memory_bytes
 from training.datasets.sample import DatasetError, Sample, read_json
 
-BAG_FILES = (".mcap", ".db3")
 SPLITS = ("train", "val", "test")
+HELD = 2  # bags whose frames stay in memory: two threads may be on either side of a seam
 
 
 class Recordings(Dataset):
@@ -41,10 +43,13 @@ class Recordings(Dataset):
     MODALITIES = ("rgb", "depth", "event", "lidar", "radar")
     SPLITS = SPLITS
 
-    def __init__(self, root: str | Path, split: str, modalities: Iterable[str] | None = None, **options) -> None:
-        self._samples: dict[str, Sample] = {}
+    def __init__(self, root: str | Path, split: str, modalities: Iterable[str] | None = None, *,
+                 cache: bool | str = False, **options) -> None:
+        self._hold_all = bool(cache)
+        self._held: dict[Path, dict[str, Sample]] = {}  # bag -> its frames by name; the bag read first comes first
+        self._known: dict[str, tuple[Path, frozenset[str]]] = {}  # frame -> its bag and what is missing in it
+        self._one_at_a_time = threading.Lock()
         super().__init__(root, split, modalities, **options)
-        self.cached = False  # they are in memory already
 
     def _available(self) -> list[str]:
         """Those that a sensor of the configuration has a topic for in the first bag."""
@@ -74,32 +79,42 @@ class Recordings(Dataset):
         return Config.of_inputs(["rgb", "depth", "event", "lidar", "radar"]) if path is None else Config.from_yaml(path)
 
     def _bags(self) -> list[Path]:
-        if is_bag(self.root):
+        if not has_splits(self.root):
+            several = bags_in(self.root)
             if self.split != "test":
-                raise DatasetError(f"{self.root} is a bag, which is split test as a whole; split {self.split} needs "
-                                   "bags in folders train/, val/ and test/, from different drives")
-            return [self.root]
+                raise DatasetError(f"{self.root} is a {'folder of bags' if several else 'bag'}, which is split test as "
+                                   f"a whole; split {self.split} needs bags in folders train/, val/ and test/, from "
+                                   "different drives")
+            return several or [self.root]
         folder = self.root / self.split
-        bags = sorted(one for one in folder.iterdir() if is_bag(one)) if folder.is_dir() else []
-        if not bags:
+        if not (bags := bags_in(folder)):
             raise DatasetError(f"{folder} holds no bag (a folder with metadata.yaml, or an .mcap or .db3 file)")
         return bags
 
     def _find(self) -> list[Frame]:
         frames = []
         for bag in self._bags():
-            try:
-                samples = self._replayed(bag)
-            except (*USER_ERRORS, ValueError) as error:
-                text = str(error)
-                raise DatasetError(text if str(bag) in text else f"{bag}: {text}") from error
+            samples = self._frames_of(bag)
             if not samples:
                 raise DatasetError(f"{bag}: no set of sensor data has labels; are the sensors' topics and the labels' "
                                    "right (sensors.yaml beside the bag names them)?")
-            self._samples |= {one.name: one for one in samples}
+            self._known |= {name: (bag, one.missing) for name, one in samples.items()}
             files = sorted(path for path in bag.iterdir() if path.suffix in BAG_FILES) if bag.is_dir() else [bag]
-            frames += [Frame(one.name, "", "", labels=files[0], more=tuple(files[1:])) for one in samples]
+            frames += [Frame(name, "", "", labels=files[0], more=tuple(files[1:])) for name in samples]
         return frames
+
+    def _frames_of(self, bag: Path) -> dict[str, Sample]:
+        """The labelled frames of a bag by name, replayed if they are not held."""
+        with self._one_at_a_time:
+            if bag not in self._held:
+                while not self._hold_all and len(self._held) >= HELD:
+                    del self._held[next(iter(self._held))]
+                try:
+                    self._held[bag] = {one.name: one for one in self._replayed(bag)}
+                except (*USER_ERRORS, ValueError) as error:
+                    text = str(error)
+                    raise DatasetError(text if str(bag) in text else f"{bag}: {text}") from error
+            return self._held[bag]
 
     def _replayed(self, bag: Path) -> list[Sample]:
         """The labelled frames of a bag. Raises one of USER_ERRORS."""
@@ -153,22 +168,23 @@ class Recordings(Dataset):
         return Sample(name, pictures, labels, missing)
 
     def _check_memory(self, bag: Path, more: int) -> None:
-        held = sum(one.labels.size * (3 * len(one.images) + 1) for one in self._samples.values())
+        held = sum(one.labels.size * (3 * len(one.images) + 1) for bag in self._held.values() for one in bag.values())
         if held + more > 0.5 * memory_bytes():
             raise DatasetError(f"{bag}: its frames would take {(held + more) / 1e9:.1f} GB of the "
                                f"{memory_bytes() / 1e9:.1f} GB of memory; cut it into shorter bags, or train on fewer")
 
     def _read(self, frame: Frame) -> Sample:
-        return self._samples[frame.name]
+        bag, _ = self._known[frame.name]
+        return self._frames_of(bag)[frame.name]
 
     def missing_in(self, frame: Frame) -> frozenset[str]:
-        return self._samples[frame.name].missing
+        return self._known[frame.name][1]
 
     def _labels(self, frame: Frame) -> np.ndarray:
-        return self._samples[frame.name].labels
+        return self._read(frame).labels
 
     def _image(self, frame: Frame, modality: str, size: tuple[int, int]) -> np.ndarray:
-        return self._samples[frame.name].images[modality]
+        return self._read(frame).images[modality]
 
 
 class Eyes:
@@ -185,12 +201,11 @@ class Eyes:
         return Result(blank, blank)
 
 
-def is_bag(path: Path) -> bool:
-    return path.suffix in BAG_FILES if path.is_file() else (path / "metadata.yaml").is_file() or any(
-        one.suffix in BAG_FILES for one in (path.iterdir() if path.is_dir() else ()))
+def has_splits(path: Path) -> bool:
+    """Whether bags lie in folders named after splits."""
+    return any(bags_in(path / split) for split in SPLITS)
 
 
 def is_recordings(path: Path) -> bool:
-    """A bag, or a folder with bags in folders named after splits."""
-    return is_bag(path) or any((path / split).is_dir() and any(map(is_bag, (path / split).iterdir()))
-                               for split in SPLITS)
+    """A bag, or a folder with bags, or with bags in folders named after splits."""
+    return is_bag(path) or has_splits(path) or bool(bags_in(path))
