@@ -29,6 +29,7 @@ import re
 import sys
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -66,7 +67,7 @@ class ReplayError(ValueError):
 
 
 USER_ERRORS = (ReplayError, BagError, CalibrationError, CheckpointError, ConfigError, FaultError, RunError,
-               MessageError, OptionError, ClusterError, ProcessKilled)
+               MessageError, OptionError, ClusterError)
 
 
 class Replay:
@@ -125,11 +126,14 @@ class Replay:
     def _messages(self) -> Iterator[tuple[str, int, object]]:
         """(topic, receive time, message) of the bag up to the limit, before any fault."""
         layout = "{l_bar}{bar}| {n:.1f}/{total:.1f} s of the bag [{elapsed}<{remaining}]"
-        with tqdm(total=self.duration_sec, desc="replay", bar_format=layout, disable=not self.progress) as bar:
+        # Only where it is seen: a bar has a semaphore, which outlives one of several processes that is ended.
+        bar = tqdm(total=self.duration_sec, desc="replay", bar_format=layout) if self.progress else None
+        with nullcontext() if bar is None else bar:
             for topic, receive_ns, message in read_bag(self.bag.path, list(self.roles)):
                 if receive_ns > self.end_ns:
                     break
-                bar.update((receive_ns - self.start_ns) / SECOND - bar.n)
+                if bar is not None:
+                    bar.update((receive_ns - self.start_ns) / SECOND - bar.n)
                 role = self.roles[topic]
                 self.counts[topic]["sent"] += 1
                 if role in self.stamps:
@@ -379,7 +383,7 @@ def replay_all(bags: Sequence[Path], config: Config, options: argparse.Namespace
         asked(config, runtime, faults, options.seed, **how), runtime.labels, not options.no_report)
     jobs = options.jobs or default_jobs(runtime.device.type)
     with joined(options.ray):
-        series.begin(bags, options.resume)
+        series.start(bags, options.resume)
         found = replay_many.outcomes(series, bags, jobs, options.ray is not None, gpu=gpu,
                                      within=partial(limited_threads, config.threads), progress=not options.quiet)
     metrics = replay_many.merge(runtime.labels, found)
@@ -441,6 +445,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                              progress=not options.quiet)()
     except USER_ERRORS as error:
         print(f"replay: {error}", file=sys.stderr)
+        return 2
+    except ProcessKilled as error:
+        print(f"replay: {error}; --resume goes on with {options.out}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"replay: cannot write {error.filename or options.out}: {error.strerror}", file=sys.stderr)

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from mss_models.labels import LabelSet
 from mss_perception import cluster
 from mss_perception.bags import bag_bytes
-from mss_perception.recording import begin, clear, goes_on, is_finished, of_bag
+from mss_perception.recording import RunError, begin, clear, goes_on, is_finished, of_bag
 from mss_perception.scoring import Tally
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Series:
     label_set: LabelSet
     report: bool
 
-    def begin(self, bags: Sequence[Path], resume: bool) -> None:
+    def start(self, bags: Sequence[Path], resume: bool) -> None:
         """Make the folder. What earlier replays left there is deleted, unless it is to be gone on with.
 
         Raises RunError when the folder holds something else, or with `resume` a run of other settings.
@@ -67,34 +67,34 @@ class Series:
         clear(self.out)
         begin(self.out, settings)
 
-    def is_finished(self, bag: Path) -> bool:
+    def has_done(self, bag: Path) -> bool:
         return is_finished(self.out / bag.name, of_bag(bag) | self.asked, self.report)
 
     def __call__(self, bag: Path) -> Outcome:
         """Replay a bag, unless that is done, and count what came of it."""
         folder = self.out / bag.name
         try:
-            if not self.is_finished(bag):
+            if not self.has_done(bag):
                 self.replay(bag, folder)
             metrics = json.loads((folder / "metrics.json").read_text())
             tally = Tally.of(self.label_set, metrics, _records(folder / "frames.jsonl"))
         except (ValueError, OSError) as error:
-            return Outcome(bag, self._row(bag, str(error)))
+            return self._failed(bag, str(error))
         except Exception as error:      # what breaks on one bag must not cost the others
             log.exception("bag %s", bag)
-            return Outcome(bag, self._row(bag, f"{type(error).__name__}: {error}"))
-        return Outcome(bag, self._row(bag) | {name: metrics[name] for name in OF_A_ROW}, tally)
+            return self._failed(bag, f"{type(error).__name__}: {error}")
+        row = {"name": bag.name, "failure": "", "report": f"{bag.name}/report.html" if self.report else ""}
+        return Outcome(bag, row | {name: metrics[name] for name in OF_A_ROW}, tally)
 
-    def _row(self, bag: Path, failure: str = "") -> dict:
-        page = f"{bag.name}/report.html"
-        return {"name": bag.name, "failure": failure, "report": page if (self.out / page).is_file() else ""}
+    def _failed(self, bag: Path, why: str) -> Outcome:
+        return Outcome(bag, {"name": bag.name, "failure": why, "report": ""})
 
 
 def outcomes(series: Series, bags: Sequence[Path], jobs: int, on_cluster: bool, *, gpu: bool,
              within: Callable[[], AbstractContextManager], progress: bool = True) -> list[Outcome]:
     """Of every bag, in their order. The parameters are those of cluster.run. Raises ProcessKilled."""
     size = {bag: bag_bytes(bag) for bag in bags}
-    left = {bag for bag in bags if not series.is_finished(bag)}
+    left = {bag for bag in bags if not series.has_done(bag)}
     largest_first = sorted(bags, key=lambda bag: -size[bag])        # so that at the end none is waited for alone
     found = {}
     with tqdm(total=sum(size.values()), initial=sum(size[bag] for bag in bags if bag not in left), desc="replay",
@@ -117,5 +117,10 @@ def merge(label_set: LabelSet, found: Iterable[Outcome]) -> dict:
 
 
 def _records(path: Path) -> Iterator[dict]:
-    with path.open(encoding="utf-8") as file:
-        yield from map(json.loads, file)
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise RunError(f"{path} is damaged in line {number}; delete {path.parent} to replay the bag anew"
+                               ) from error

@@ -48,7 +48,8 @@ def network(tmp_path_factory) -> Path:
 
 
 def arguments(drives: Path, network: Path, out: Path, *more) -> list[str]:
-    return [str(drives), "--out", str(out), "--checkpoint", str(network), "--quiet", *(more or ("--jobs", "1"))]
+    jobs = () if {"--jobs", "--ray"} & set(more) else ("--jobs", "1")
+    return [str(drives), "--out", str(out), "--checkpoint", str(network), "--quiet", *jobs, *more]
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +115,8 @@ def test_each_bag_is_replayed_as_if_alone(drives, network, merged, tmp_path):
     assert without_latency(frames(tmp_path / "out")) == without_latency(frames(merged / "drive_2#b"))
     alone, one_of_many = metrics_of(tmp_path / "out"), metrics_of(merged / "drive_2#b")
     assert {**alone, "latency_ms": 0} == {**one_of_many, "latency_ms": 0}
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in
-                                                                   (merged / "drive_2#b").iterdir()}
+    names, of_many = ({path.name for path in folder.iterdir()} for folder in (tmp_path / "out", merged / "drive_2#b"))
+    assert names == of_many
 
 
 def test_the_page_has_a_row_and_a_link_for_each_bag(merged):
@@ -156,6 +157,25 @@ def test_a_bag_that_fails_is_named_and_the_others_go_on(drives, network, merged,
     page = Balanced((tmp_path / "out/report.html").read_text())
     assert "broken.mcap cannot be opened" in page.text and "3 failed" in page.text
     assert f"report: {tmp_path / 'out/report.html'}" in told.out
+
+
+def test_a_mistake_of_ours_on_one_bag_does_not_cost_the_others(drives, network, tmp_path, capsys, monkeypatch):
+    real = replay.Replay.__call__
+
+    def mistaken(self):
+        return real(self) if self.bag.path.name != "drive_3" else {}["key"]
+
+    monkeypatch.setattr(replay.Replay, "__call__", mistaken)
+    out = tmp_path / "out"
+    assert replay.main(arguments(drives, network, out, "--no-report")) == 1
+    assert "replay: drive_3: KeyError: 'key'" in capsys.readouterr().err
+    monkeypatch.undo()
+    first, *_ = (out / "drive 1/frames.jsonl").read_text().splitlines()
+    (out / "drive 1/frames.jsonl").write_text(f"{first}\n{{\n")
+    assert replay.main(arguments(drives, network, out, "--no-report", "--resume")) == 1
+    failures = [row["failure"] for row in metrics_of(out)["bags"]]
+    assert failures == [f"{out}/drive 1/frames.jsonl is damaged in line 2; delete {out}/drive 1 to replay the bag anew",
+                        "", ""]
 
 
 def test_a_bag_without_outputs_says_why(drives, network, tmp_path, capsys):
@@ -254,9 +274,9 @@ def test_a_cluster_without_ray_names_the_extra(drives, network, merged, tmp_path
     assert replay.main(arguments(drives, network, out, "--ray")) == 2
     assert capsys.readouterr().err.splitlines()[-1] == \
         "replay: --ray needs Ray, which is not installed: pip install 'mss_perception[ray]'"
-    assert stamps(out) == stamps(merged) or metrics_of(out) == metrics_of(merged)
+    assert metrics_of(out) == metrics_of(merged) and frames(out / "drive 1") == frames(merged / "drive 1")
     with pytest.raises(SystemExit):
-        replay.main(arguments(drives, network, tmp_path / "out", "--ray", "--jobs", "2"))
+        replay.main(arguments(drives, network, out, "--ray", "--jobs", "2"))
     assert "not allowed with argument" in capsys.readouterr().err
 
 
