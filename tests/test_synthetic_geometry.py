@@ -6,6 +6,11 @@ import cv2
 import numpy as np
 import pytest
 
+from mss_models.modality import DEFAULT_ENCODINGS
+from mss_perception.lidar import LidarLane, point_times_ns
+from mss_perception.messages import bag_types, decode_cloud, encode_cloud, encode_odometry
+from mss_perception.projection import Motion
+from mss_perception.transforms import Transforms
 from training.synthetic import cameras, movers
 from training.synthetic.curve import Curve
 from training.synthetic.drive import Drive
@@ -189,6 +194,49 @@ def test_lidar_ground_is_flat_only_with_each_points_own_pose(drive, recorder):
     moved = np.linalg.norm((own - single)[:, :2], axis=1)
     speed = np.linalg.norm(drive.ego.twist(T)[:2])
     assert np.allclose(moved[ground], -cloud["time"][ground] * speed, atol=0.25)
+
+
+class Turning:
+    """An ego vehicle that from `start` (4, 4) on drives a circle to the left, in closed form."""
+
+    def __init__(self, start: np.ndarray, speed: float, turn: float) -> None:
+        self.start, self.speed, self.turn = start, speed, turn      # m/s, rad/s
+
+    def pose(self, t) -> np.ndarray:
+        angle = self.turn * (np.asarray(t, np.float64) - T)
+        moved = np.broadcast_to(np.eye(4), (*angle.shape, 4, 4)).copy()
+        moved[..., 0, 0], moved[..., 0, 1] = np.cos(angle), -np.sin(angle)
+        moved[..., 1, 0], moved[..., 1, 1] = np.sin(angle), np.cos(angle)
+        moved[..., 0, 3] = self.speed / self.turn * np.sin(angle)
+        moved[..., 1, 3] = self.speed / self.turn * (1 - np.cos(angle))
+        return self.start @ moved
+
+
+def test_the_lidar_lane_puts_static_points_on_their_true_pixel_at_15_m_per_s_and_30_degrees_per_s(drive):
+    """Measured: 0.011 pixels at most in 512 x 512; without the deskew 25 in the median, 280 at most."""
+    fast = Drive((5, 0, 3), "sun", 4.0)
+    fast.ego = Turning(drive.ego.pose(T), 15.0, np.deg2rad(30))
+    rig, end = Rig.of_size(512), START_NS + int(T * 1e9)
+    t_ref = end + 6_000_000         # as the recordings have it
+    columns = Recorder(fast, rig, (5, 0, 3)).sweep(end)
+    cloud = decode_cloud(encode_cloud(bag_types(), columns, end, "lidar"))
+    frames = Transforms()
+    for name in ("camera_optical", "lidar"):
+        frames.add_static("base_link", name, rig.mount(name))
+    for stamp in range(end - 200_000_000, end + 20_000_000, 10_000_000):
+        frames.add_odometry(encode_odometry(bag_types(), fast.ego.pose((stamp - START_NS) / 1e9), stamp))
+    lane = LidarLane(DEFAULT_ENCODINGS["lidar"], rig.rgb, 512, 512)
+    motion, deskewed = frames.moved("camera_optical", "lidar", point_times_ns(cloud), end, t_ref)
+    found = lane(cloud, motion, deskewed).points
+    single = lane(cloud, Motion.fixed(frames.lookup("camera_optical", "lidar"))).points
+
+    xyz = np.concatenate([cloud.xyz(), np.ones((len(cloud), 1))], axis=1, dtype=np.float64)
+    own = fast.ego.pose(T + columns["time"].astype(np.float64)) @ rig.mount("lidar")
+    to_camera = np.linalg.inv(fast.ego.pose((t_ref - START_NS) / 1e9) @ rig.mount("camera_optical")) @ own
+    true, _ = rig.rgb.project(np.einsum("nij,nj->ni", to_camera, xyz)[:, :3])
+    errors = [np.linalg.norm((one.uv - true)[one.seen & np.isfinite(true[:, 0])], axis=1) for one in (found, single)]
+    assert deskewed and len(errors[0]) > 5000
+    assert errors[0].max() < 0.5 and np.median(errors[1]) > 5
 
 
 def test_markings_and_signs_stand_out_in_intensity_not_in_depth(drive, recorder):
