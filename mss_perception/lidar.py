@@ -100,7 +100,7 @@ class LidarLane:
             return Returns(points, np.zeros(len(cloud), np.float32), figures)    # the encoding makes it NO_INTENSITY
         raw = cloud.scalar(name)
         full = intensity_max or (1.0 if raw.dtype.kind == "f" else 255.0)
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             intensity = raw.astype(np.float32) / np.float32(full)
         clipped = np.count_nonzero((intensity > 1) & ~np.isnan(points.xyz[:, 0])) / points.returns
         if clipped > TOO_BRIGHT:
