@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
+import os
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+from tqdm import tqdm
 
 from mss_models.labels import DELIVER
 from mss_models.modality import DEFAULT_ENCODINGS
-from mss_models.runtime import Result
+from mss_models.runtime import Result, open_runtime
 from mss_perception import messages
 from mss_perception.config import Config
 from mss_perception.faults import SECOND
@@ -20,8 +24,9 @@ from mss_perception.pipeline import Pipeline
 from mss_perception.stress.judge import Judge
 from mss_perception.stress.rig import SIZE
 from mss_perception.stress.storm import Sent, Storm
-from mss_perception.stress.verdict import Verdict
+from mss_perception.watch import Watch
 
+PROGRESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} s {postfix}"
 THOROUGH = 16       # every so many calls queues and sums are looked at
 
 
@@ -49,7 +54,8 @@ class Witness:
 
 @dataclass
 class Tally:
-    """What one or several storms came to. violations: {invariant, details, seed, t_sec} each."""
+    """What one or several storms came to. violations: {invariant, details, seed, t_sec} each; a storm inside ends with
+    its first, so the others of one call come with it."""
 
     storms: int = 0
     sensor_seconds: float = 0.0
@@ -86,7 +92,7 @@ class Run:
     """One storm through one pipeline; call it. runtime: of mss_models.runtime, or a Witness."""
 
     def __init__(self, storm: Storm, runtime) -> None:
-        self.storm, self.types, self.verdict = storm, messages.bag_types(), Verdict()
+        self.storm, self.types = storm, messages.bag_types()
         self.config = Config.from_mapping(storm.rig.parameters)
         self.pipeline = Pipeline(self.config, runtime, lambda output: self.judge.output(output), synchronous=True)
         self.judge = Judge(storm, self.config, self.pipeline.views, self.pipeline.collector.windows,
@@ -162,3 +168,19 @@ class Run:
         return Tally(1, self.tau / SECOND, self.pipeline.collector.epoch + 1, self.pipeline.ticks,
                      self.pipeline.outputs, Counter(self.pipeline.dropped), self.sent, self.storm.faults,
                      self.judge.verdict.judged, violations)
+
+
+def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:
+    """Storm after storm for options.seconds, added to the tally, also when interrupted. options: as of __main__."""
+    runtime = open_runtime(options.checkpoint) if options.checkpoint else Witness()
+    until = time.monotonic() + options.seconds
+    with tqdm(total=round(options.seconds), unit="s", bar_format=PROGRESS) as bar:
+        while time.monotonic() < until and (options.storms is None or tally.storms < options.storms):
+            run = Run(Storm(options.seed + tally.storms, options.storm_seconds, options.rate), runtime)
+            try:
+                run()
+            finally:
+                tally.add(run.tally())
+                watched(os.getpid())
+            bar.set_postfix_str(f"{tally.storms} storms, {len(tally.violations)} violations")
+            bar.update(round(options.seconds - (until - time.monotonic())) - bar.n)

@@ -14,13 +14,14 @@ import bisect
 import heapq
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from mss_perception.config import modality_of
 from mss_perception.faults import SECOND
 from mss_perception.stress.damage import DAMAGES, OF_INFOS, damage_of
-from mss_perception.stress.rig import EVENTS, INFO_HZ, MS, ODOMETRY_HZ, START_NS, Rig, Sensor
+from mss_perception.stress.rig import EVENTS, INFO_HZ, MS, ODOMETRY_HZ, START_NS, Rig
 
 GOOD, SILENT, LATE, WILD = "good", "silent", "late", "wild"
 LONGEST_DELAY_NS = 600 * MS
@@ -35,7 +36,8 @@ class Weather:
     """What happens to one sensor in a phase. Shares are 0..1 of its samples.
 
     state: GOOD, SILENT or LATE when nothing else does, else WILD. clock_ns: its stamps are wrong by that much; stray: a
-    stamp from anywhere. info_lost, info_damaged: of its camera_info. version: of its camera.
+    stamp from anywhere. info_lost, info_damaged: of its camera_info. version: of its camera. flood: so many times its
+    rate.
     """
 
     state: str = GOOD
@@ -51,6 +53,7 @@ class Weather:
     info_lost: float = 0.0
     info_damaged: float = 0.0
     version: int = 0
+    flood: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Storm:
     def __init__(self, seed: int, seconds: float, fastest: float = 10.0):
         dice = random.Random(seed)
         self.seed = seed
-        self.rig = Rig(dice, fastest)
+        self.fastest, self.rig = fastest, Rig(dice, fastest)
         self.config = self.rig.config
         self.wall = dice.random() < 0.2         # the receiver's clock takes part in no jump
         self.faults: Counter = Counter()
@@ -108,7 +111,6 @@ class Storm:
         for phase in self.phases[1:]:
             self._shifts.append(self._shifts[-1] + phase.jump_ns)
         self._runs = {name: self._runs_of(name) for name in self.rig.sensors}
-        self._dice = random.Random(seed + 1)
 
     # the plan --------------------------------------------------------------------------------------------------------
 
@@ -182,9 +184,10 @@ class Storm:
     def _disasters(self, dice: random.Random) -> list[dict]:
         share, begin = dice.choice([0.05, 0.3, 0.7, 1.0]), dice.uniform(0, 0.4)
         wrong = dice.choice([-5.0, -1.5, -0.7, -0.2, -0.09, -0.02, 0.02, 0.09, 0.3] + ([] if self.wall else [5.0]))
+        flood = dice.uniform(1, max(1.0, self.fastest / self.rig.factor))
         return [{"dropped": share}, {"dropped": 1.0}, {"overtaken": share}, {"repeated": share}, {"damaged": share},
                 {"delayed": share, "delay_ns": (round(begin * SECOND), round((begin + 0.2) * SECOND))},
-                {"stray": share}, {"clock_ns": round(wrong * SECOND)}, {"frozen": True},
+                {"flood": flood}, {"stray": share}, {"clock_ns": round(wrong * SECOND)}, {"frozen": True},
                 {"info_lost": share, "info_damaged": dice.choice([0.0, 0.5, 1.0])}]
 
     # what is known of it ---------------------------------------------------------------------------------------------
@@ -222,12 +225,15 @@ class Storm:
 
     # messages --------------------------------------------------------------------------------------------------------
 
-    def sent(self) -> Iterator[Sent]:
-        """Everything that arrives, in order."""
-        entries = [self._of(sensor) for sensor in self.rig.sensors.values()]
-        entries += [self._infos(name) for name in self.rig.cameras()]
-        entries += [self._odometry(), self._others()]
-        # Each in the order of measurement: what arrives before `horizon` is complete when all are past it.
+    def sent(self, roles: Collection[str] = (), since_ns: int = 0) -> Iterator[Sent]:
+        """Everything that arrives, in order. roles: only of these sensors, cameras' infos included, and of 'odom' and
+        'others'; all when none is named. since_ns: leave out the phases that are over by then."""
+        makers = {sensor: partial(self._of, sensor) for sensor in self.rig.sensors}
+        makers |= {f"{name}/info": partial(self._infos, name) for name in self.rig.cameras()}
+        makers |= {"odom": self._odometry, "others": self._others}
+        entries = [self._measured(role, make, since_ns) for role, make in makers.items()
+                   if not roles or role.partition("/")[0] in roles]
+        # Each is in the order of measurement: nothing arrives before it was measured.
         waiting: list[Sent] = []
         for order, (measured_ns, one) in enumerate(heapq.merge(*entries, key=lambda entry: entry[0])):
             while waiting and waiting[0].due_ns < measured_ns:
@@ -236,17 +242,23 @@ class Storm:
         while waiting:
             yield heapq.heappop(waiting)
 
-    def _of(self, sensor: Sensor) -> Iterator[tuple[int, Sent]]:
-        dice, name = random.Random(f"{self.seed} {sensor.name}"), sensor.name
+    def _measured(self, role: str, make: Callable, since_ns: int) -> Iterator[tuple[int, Sent]]:
+        """A role's messages of all phases. The dice of each are its own: it can be made without those before."""
+        for at, phase in enumerate(self.phases):
+            if phase.end_ns > since_ns:
+                yield from make(phase, random.Random(f"{self.seed} {role} {at}"))
+
+    def _of(self, name: str, phase: Phase, dice: random.Random) -> Iterator[tuple[int, Sent]]:
+        """(when it was measured, message) of a sensor in a phase."""
+        sensor, weather = self.rig.sensors[name], phase.weather[name]
         kinds = [one.__name__ for one in DAMAGES[modality_of(name)]]
-        for number, tau in enumerate(range(sensor.phase_ns, self.end_ns, sensor.period_ns)):
-            phase = self.phase(tau)
-            weather = phase.weather[name]
+        for number, tau in every(round(sensor.period_ns / weather.flood), sensor.phase_ns, phase):
             due = tau + sensor.latency_ns + dice.randint(0, sensor.shake_ns)
             stamp = self.ros_ns(tau) + sensor.offset_ns + dice.randint(-sensor.jitter_ns, sensor.jitter_ns)
             if weather.state == SILENT or dice.random() < weather.dropped:
                 self._count("silence" if weather.state == SILENT else "drop")
                 continue
+            self._count("flood", weather.flood > 1)
             if weather.state == LATE or dice.random() < weather.delayed:
                 self._count("delay")
                 due += dice.randint(*weather.delay_ns)
@@ -280,12 +292,10 @@ class Storm:
             other += [self.ros_ns(tau) + ahead, stamp + 5 * SECOND, stamp + 3600 * SECOND, 0]
         return dice.choice(other)
 
-    def _infos(self, name: str) -> Iterator[tuple[int, Sent]]:
-        dice = random.Random(f"{self.seed} {name}/info")
-        sensor = self.rig.sensors.get(name)
+    def _infos(self, name: str, phase: Phase, dice: random.Random) -> Iterator[tuple[int, Sent]]:
+        sensor, weather = self.rig.sensors.get(name), phase.weather[name]
         period = max(SECOND // INFO_HZ, sensor.period_ns if sensor else 0)
-        for tau in range(sensor.phase_ns if sensor else 0, self.end_ns, period):
-            weather = self.phase(tau).weather[name]
+        for _, tau in every(period, sensor.phase_ns if sensor else 0, phase):
             if weather.state == SILENT or dice.random() < weather.info_lost:
                 self._count("camera_info lost", weather.state != SILENT)
                 continue
@@ -297,10 +307,9 @@ class Storm:
             due = tau + (sensor.latency_ns if sensor else 0) - BEFORE_IMAGE_NS
             yield tau, Sent(max(0, due), 0, f"{name}/info", self.ros_ns(tau), 0, weather.version, damage)
 
-    def _odometry(self) -> Iterator[tuple[int, Sent]]:
-        dice = random.Random(f"{self.seed} odom")
-        for tau in range(0, self.end_ns, SECOND // ODOMETRY_HZ):
-            wild = any(one.state == WILD for one in self.phase(tau).weather.values())
+    def _odometry(self, phase: Phase, dice: random.Random) -> Iterator[tuple[int, Sent]]:
+        wild = any(one.state == WILD for one in phase.weather.values())
+        for _, tau in every(SECOND // ODOMETRY_HZ, 0, phase):
             if wild and dice.random() < 0.5:
                 self._count("odometry lost")
                 continue
@@ -308,20 +317,18 @@ class Storm:
             self._count("odometry stray", bool(stray))
             yield tau, Sent(tau + MS, 0, "odom", self.ros_ns(tau) + stray)
 
-    def _others(self) -> Iterator[tuple[int, Sent]]:
+    def _others(self, phase: Phase, dice: random.Random) -> Iterator[tuple[int, Sent]]:
         """Mountings, and what the receiver itself is told."""
-        dice = random.Random(f"{self.seed} others")
-        yield 0, Sent(dice.choice([0, 0, 0, SECOND]), 0, "tf_static", self.ros_ns(0))
-        for before, phase in zip([None, *self.phases], self.phases, strict=False):
-            tau = phase.begin_ns
-            if phase.jump:
-                self._count(f"time: {phase.jump}")
-            if "called" in phase.jump:
-                yield tau, Sent(tau, 0, "reset", 0)
-            if before and before.deadline_sec != phase.deadline_sec:
-                yield tau, Sent(tau, 0, "deadline", 0, number=round(phase.deadline_sec * SECOND))
-            if dice.random() < 0.1:
-                yield tau, Sent(tau + MS, 0, "tf_static", self.ros_ns(tau))
+        tau, before = phase.begin_ns, self.phase(phase.begin_ns - 1)
+        if tau == 0:
+            yield tau, Sent(dice.choice([0, 0, 0, SECOND]), 0, "tf_static", self.ros_ns(tau))
+        elif dice.random() < 0.1:
+            yield tau, Sent(tau + MS, 0, "tf_static", self.ros_ns(tau))
+        self._count(f"time: {phase.jump}", bool(phase.jump))
+        if "called" in phase.jump:
+            yield tau, Sent(tau, 0, "reset", 0)
+        if before.deadline_sec != phase.deadline_sec:
+            yield tau, Sent(tau, 0, "deadline", 0, number=round(phase.deadline_sec * SECOND))
 
     def _count(self, kind: str, happens: bool = True) -> None:
         if happens:
@@ -341,3 +348,9 @@ class Storm:
             valid, sent.stamp_ns, sent.stamp_ns + sensor.covers_ns * (sent.stamp_ns > 0),
             camera and (camera.width, camera.height),
             message.header.frame_id, EVENT_BYTES * EVENTS if sensor.covers_ns else len(message.data))
+
+
+def every(period: int, offset: int, phase: Phase) -> Iterator[tuple[int, int]]:
+    """(k, offset + k * period) of those times that lie in a phase."""
+    first = -((offset - phase.begin_ns) // period)
+    return ((k, offset + k * period) for k in range(first, -((offset - phase.end_ns) // period)))
