@@ -30,7 +30,7 @@ MAX_PIXELS = 1 << 26
 MAX_SIDE = (1 << 15) - 2        # as long as OpenCV maps pictures
 # Larger coefficients are no lens, and their products no numbers.
 MAX_COEFFICIENT = 1e6
-SHORTEST_FOCAL, LONGEST_FOCAL = 1e-6, 1e9       # pixels
+SHORTEST_FOCAL, LONGEST_FOCAL = 1e-6, 1e9       # pixels; as far away may the principal point be
 
 
 class CameraError(ValueError):
@@ -63,9 +63,9 @@ class Camera:
                 self.width * self.height > MAX_PIXELS:
             raise CameraError(f"camera size {self.width} x {self.height} must be positive, at most {MAX_SIDE} on a "
                               f"side and at most {MAX_PIXELS} pixels in all")
-        if not np.isfinite(K).all() or not all(SHORTEST_FOCAL <= f <= LONGEST_FOCAL for f in (K[0, 0], K[1, 1])):
-            raise CameraError(f"camera matrix K = {K.ravel().tolist()} needs finite values and positive focal lengths, "
-                              f"{LONGEST_FOCAL:g} pixels at most; is the camera calibrated?")
+        if not (np.abs(K) <= LONGEST_FOCAL).all() or min(K[0, 0], K[1, 1]) < SHORTEST_FOCAL:     # nor is NaN
+            raise CameraError(f"camera matrix K = {K.ravel().tolist()} needs finite values, {LONGEST_FOCAL:g} pixels "
+                              "at most, and positive focal lengths; is the camera calibrated?")
         if K[1, 0] or K[2].tolist() != [0, 0, 1]:
             raise CameraError(f"camera matrix K = {K.ravel().tolist()} must be fx s cx, 0 fy cy, 0 0 1")
         if self.model not in DISTORTION_MODELS:

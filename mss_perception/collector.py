@@ -9,8 +9,9 @@ stamp with a clock is max_future_sec, against the `clock_ns` that the driver pas
 time; None before the first /clock, then nothing is rejected as future).
 
 **Acceptance.** A sample is rejected, counted, and has no other effect when its stamp is zero (`zero`), a packet ends
-before it begins (`inverted`), t > clock + max_future (`future`), or t < watermark - jump_back (`back`). The watermark
-of an input is the greatest t that it has had accepted.
+before it begins (`inverted`), t > clock + max_future (`future`), t < watermark - jump_back (`back`), or when it is left
+over from before a reset (`straggler`): more than jump_back newer than everything of the present epoch, within jump_back
+of the arrival of its first sample. The watermark of an input is the greatest t that it has had accepted.
 
 **Period** of an input: the lower quartile (element n // 4 of the sorted values) of the last 8 steps of its watermark;
 1 / tick_rate_hz before there is one. Lost samples only lengthen steps, so the quartile survives a sensor that drops
@@ -30,7 +31,7 @@ In vain while the sets since its last match (OK in a set, or a timely sample tha
 `missing_after` or more: its offset is wrong, or its phase beyond its tolerance. Only sets count that had a timely
 sample, newer than those before, since the set before: being silent is not in vain.
 A sample would have matched that comes within tolerance of one of the last 16 emitted ticks that went without the input;
-a stream's packet, when it brings the watermark to such a tick - tolerance and the window is then covered as OK asks.
+a stream's packet, when by it the window before such a tick comes to be what OK asks.
 
 **Ticks.** An input is overdue when now >= arrival of its last timely sample + period + max(slack, tolerance), and alive
 when confirmed and not overdue. Only the first alive input of tick_source, the source in charge, opens sets; when none
@@ -133,7 +134,7 @@ class Collector:
     (ns) of the inputs that are streams. on_reset(reason): a new epoch begins; whoever keeps a state flushes it.
 
     counters: ticks = emitted + sum(dropped.values()) + open sets; dropped: by reason; input_counters[name]: received,
-    accepted, used, late, unused, evicted, duplicate, and rejected as zero, inverted, future, back.
+    accepted, used, late, unused, evicted, duplicate, and rejected as zero, inverted, future, back, straggler.
     """
 
     def __init__(self, inputs: Sequence[InputConfig], config: CollectorConfig, on_set: Callable[[SensorSet], None],
@@ -176,6 +177,8 @@ class Collector:
         self._ticks: deque[int] = deque(maxlen=REMEMBERED_TICKS)
         self._emitted: int | None = None                        # t_ref of the newest emitted set
         self._wake: int | None = None
+        self._began: int | None = None                          # arrival of the epoch's first sample
+        self._front: int | None = None                          # the newest t of any
 
     # what drivers call -----------------------------------------------------------------------------------------------
 
@@ -256,7 +259,7 @@ class Collector:
         if self._wake is not None and now >= self._wake:
             self._step(now)                                     # a deadline comes before a sample of the same instant
         one.counters["received"] += 1
-        objection = self._objection(one, sample, clock)
+        objection = self._objection(one, sample, clock, now)
         if objection == "back":
             one.back += 1
             if self._jumped_back(now):
@@ -268,6 +271,10 @@ class Collector:
             one.rejected[objection] += 1
         else:
             sample.begin, sample.t = sample.begin - one.offset, sample.t - one.offset
+            if self._front is None:
+                self._began = now
+            if self._front is None or sample.t > self._front:
+                self._front = sample.t
             timely = self._timely(sample.t, now)
             one.accept(sample, timely, self._pending)
             if self._first_choice_until is None and one in self._sources:
@@ -278,7 +285,7 @@ class Collector:
         self._deliver()
         return objection is None
 
-    def _objection(self, one: Input, sample: Sample, clock: int | None) -> str | None:
+    def _objection(self, one: Input, sample: Sample, clock: int | None, now: int) -> str | None:
         if sample.t <= 0:
             return "zero"
         if sample.begin > sample.t:
@@ -288,6 +295,9 @@ class Collector:
             return "future"
         if one.watermark is not None and t < one.watermark - self._jump_back:
             return "back"
+        if self.epoch and self._front is not None and t > self._front + self._jump_back and (
+                now - self._began <= self._jump_back):
+            return "straggler"
         return None
 
     def _jumped_back(self, now: int) -> bool:

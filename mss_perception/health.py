@@ -21,6 +21,7 @@ REJECTED = {            # the collector's name -> what it means and what to do
     "inverted": "packets end before they begin; check the events' times",
     "future": "stamps are in the future; check time synchronisation",
     "back": "stamps went back in time; check time synchronisation",
+    "straggler": "stamps are from before the stamps of all went back",
 }
 
 

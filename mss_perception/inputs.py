@@ -128,9 +128,10 @@ class Input:
         self.counters["accepted"] += 1
         self.back = 0
         self.rejected.clear()
+        without = self.without(sample) if self.missed else ()
         self.store(sample)
         self.evict(open_sets)
-        would_have_matched = bool(self.missed) and self.would_have_matched(sample)
+        would_have_matched = bool(without) and self.would_have_matched(sample, without)
         if self.watermark is None or t > self.watermark:
             if self.watermark is not None:
                 self.steps.append(t - self.watermark)
@@ -155,10 +156,14 @@ class Input:
         if self.hits >= self.config.recover_after:
             self.confirmed, self.given_up = True, False
 
-    def would_have_matched(self, sample: Sample) -> bool:
-        """Whether one of the emitted ticks that went without this input would have taken this sample."""
+    def without(self, sample: Sample) -> Sequence[int]:
+        """The emitted ticks that went without this input and that this sample, not stored yet, may have been for."""
+        return self.missed
+
+    def would_have_matched(self, sample: Sample, without: Sequence[int]) -> bool:
+        """Whether one of these ticks would have taken this sample."""
         earliest, latest = sample.t - self.tolerance, sample.t + self.tolerance
-        for tick in self.missed:  # noqa: SIM110 (here and below: any() and all() cost more than what they ask)
+        for tick in without:  # noqa: SIM110 (here and below: any() and all() cost more than what they ask)
             if earliest <= tick <= latest:
                 return True
         return False
@@ -297,11 +302,20 @@ class Stream(Input):
     def settled(self, t_ref: int) -> bool:
         return self.watermark is not None and self.watermark >= t_ref
 
-    def would_have_matched(self, sample: Sample) -> bool:
-        """Whether this packet completes a window that was not there yet when its set was emitted."""
-        reached = (tick for tick in self.missed if tick - self.tolerance <= sample.t
-                   and (self.watermark is None or self.watermark < tick - self.tolerance))
-        return any(self.window_at(tick)[1] >= ENOUGH_COVERAGE for tick in reached)
+    def without(self, sample: Sample) -> Sequence[int]:
+        known = sample.begin if self.watermark is None else min(sample.begin, self.watermark)
+        return [tick for tick in self.missed if known < tick and tick - self.window < sample.t
+                and not self.complete(tick, self.watermark)]
+
+    def would_have_matched(self, sample: Sample, without: Sequence[int]) -> bool:
+        """Whether this packet completes one of these windows."""
+        mark = sample.t if self.watermark is None else max(sample.t, self.watermark)
+        return any(self.complete(tick, mark) for tick in without)
+
+    def complete(self, t_ref: int, watermark: int | None) -> bool:
+        """Whether a set at t_ref can have its window, once the watermark is there."""
+        return (watermark is not None and watermark >= t_ref - self.tolerance
+                and self.window_at(t_ref)[1] >= ENOUGH_COVERAGE)
 
     def window_at(self, t_ref: int) -> tuple[list[Sample], float]:
         """The packets that overlap the window before t_ref, in order, and how much of it they cover, 0..1."""

@@ -126,7 +126,7 @@ class LidarLane:
             clipped = np.count_nonzero(bright & np.isfinite(xyz).all(1) & xyz.any(1)) / points.returns
             if clipped > TOO_BRIGHT:
                 figures["intensity_clipped"] = clipped
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             intensity = raw[points.index].astype(np.float32) / np.float32(full)
         return Returns(points, intensity, figures)
 

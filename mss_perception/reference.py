@@ -125,7 +125,7 @@ TOPIC_VALUES = {
     "active": "whether sets wait for it", "period_ns": "as the collector measures it",
     "queued, queued_bytes, newest_ns": "samples kept, and the newest stamp", "rate_hz": "1 / period",
     "accepted, used, late, unused, evicted, duplicate": "samples by what became of them",
-    "zero, inverted, future, back": "samples that were not taken, by what their stamps are",
+    "zero, inverted, future, back, straggler": "samples that were not taken, by what their stamps are",
 }
 LEVELS = {
     "OK": "all inputs are active",

@@ -10,15 +10,11 @@ import argparse
 import json
 import random
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import psutil
-
 from mss_models import checkpoint as checkpoints
-from mss_perception import live, live_checks, scoring
+from mss_perception import live, live_checks, scoring, watch
 from mss_perception.bags import BagSummary, bag_summary, read_bag
 from mss_perception.config import Config
 from mss_perception.demo import DURATION_SEC, choose, record_bag, run_live, write_config
@@ -28,8 +24,6 @@ from mss_perception.options import at_least, positive
 from mss_perception.player import LOOP_GAP_NS
 from mss_perception.replay import USER_ERRORS, expected_masks
 
-GROWTH = 0.05           # of the node's own memory, from after the warm-up to the end
-WARM_UP = 0.2           # share of the run in which caches, pools and compiled code may still grow
 FAULTED_AT_ONCE = 2     # of four inputs: alone, a sensor with a wrong clock cannot be told from a good one
 # Ranges, seconds: a delay is well below the deadline or beyond it and a tick of 0.2 s, a wrong stamp beyond both and
 # max_future. What lies between cannot be told from a good sample.
@@ -54,27 +48,6 @@ def random_faults(inputs: Sequence[str], seconds: float, seed: int) -> list[str]
     return faults
 
 
-class Watch:
-    """Samples the node once a second."""
-
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.samples: list[dict] = []
-
-    def __call__(self, node: live.Process) -> None:
-        process = psutil.Process(node.pid)
-        # Its own memory, uss, is judged: rss also has the pages of the player's shared memory that it has read.
-        memory = process.memory_full_info()
-        self.samples.append({"t": round(time.monotonic() - self.started, 1), "uss": memory.uss, "rss": memory.rss,
-                             "threads": process.num_threads(), "files": process.num_fds()})
-
-    def before_and_after(self, key: str) -> tuple[float, float]:
-        """Medians of the tenth of the run after the warm-up, and of the last tenth."""
-        values = [one[key] for one in self.samples]
-        tenth, begin = max(1, len(values) // 10), int(WARM_UP * len(values))
-        return float(np.median(values[begin:begin + tenth])), float(np.median(values[-tenth:]))
-
-
 def looped(bag: BagSummary, config: Config, loops: int) -> tuple[dict[str, list[int]], list[Fault], list[range]]:
     """Input -> stamps of all loops, the pauses between the loops as faults of every input, and the times (ns) of these.
 
@@ -97,15 +70,14 @@ def looped(bag: BagSummary, config: Config, loops: int) -> tuple[dict[str, list[
     return stamps, pauses, spans
 
 
-def summarize(recording: live.Recording, watch: Watch, node: Mapping, expected: scoring.ExpectedMasks,
+def summarize(recording: live.Recording, watched: watch.Watch, node: Mapping, expected: scoring.ExpectedMasks,
               unjudged: Sequence[range]) -> dict:
     """The content of soak.json, but for the checks. unjudged: times (ns) whose masks are left out."""
     outputs = [record for record in recording.records if not record["dropped"]]
     verdicts = [(record, scoring.judge(record["mask"], expected(record["t_ref"]))) for record in outputs
                 if not any(record["t_ref"] in span for span in unjudged)]
-    (own_before, own_after), (threads_before, threads_after) = map(watch.before_and_after, ("uss", "threads"))
     return {
-        "seconds": watch.samples[-1]["t"], "ticks": recording.diagnostics["ticks"],
+        "seconds": watched.samples[-1]["t"], "ticks": recording.diagnostics["ticks"],
         "outputs": recording.diagnostics["outputs"], "dropped": recording.dropped,
         "warnings": {key.partition(".")[2]: count for key, count in recording.diagnostics.items()
                      if key.startswith("warnings.")},
@@ -116,20 +88,14 @@ def summarize(recording: live.Recording, watch: Watch, node: Mapping, expected: 
                    "expected": expected(record["t_ref"]), "latency_ms": record["latency_ms"]}
                   for record, verdict in verdicts if verdict is False],
         "latency_ms": scoring.latencies(outputs),
-        "memory_growth": round(own_after / own_before - 1, 4),
-        "memory_mb": {"before": round(own_before / 2**20), "after": round(own_after / 2**20)},
-        "threads": {"before": threads_before, "after": threads_after},
-        "node": dict(node), "samples": watch.samples,
+        **watched.summary(), "node": dict(node), "samples": watched.samples,
     }
 
 
 def checks(result: Mapping, deadline_sec: float) -> dict[str, str]:
     """What lasting means -> why it does not hold; empty where it does."""
-    threads = result["threads"]
     return {
-        f"memory is flat within {GROWTH:.0%}": "" if abs(result["memory_growth"]) <= GROWTH else
-        f"{result['memory_growth']:+.1%}",
-        "no thread is left over": "" if threads["after"] <= threads["before"] else f"{threads}",
+        **watch.checks(result),
         "outputs + drops by reason = ticks": live_checks.sets_accounted(result),
         "nine of ten ticks give an output": live_checks.enough_outputs(result),
         "every mask is as the faults ask": live_checks.masks_right(result),
@@ -152,12 +118,12 @@ def soak(options: argparse.Namespace) -> dict:
     stamps, pauses, spans = looped(bag, config, loops)
     faults = random_faults([name for name, known in stamps.items() if known], options.seconds, options.seed)
     print(f"{loops} loops of {path.name} with {len(faults)} faults; {choice}")
-    watch = Watch()
+    watched = watch.Watch()
     node = run_live(options.out / "live", path, config_file, faults, loops=loops, labels=False, seed=options.seed,
-                    watch=watch)
+                    watch=lambda process: watched(process.pid))
     encodings = checkpoints.load(options.checkpoint or checkpoints.DEFAULT_CHECKPOINT).encodings
     expected = expected_masks([*map(parse_fault, faults), *pauses], config, bag.start_ns, stamps, encodings)
-    result = summarize(live.read_recording(options.out / "live"), watch, node, expected, spans) | {
+    result = summarize(live.read_recording(options.out / "live"), watched, node, expected, spans) | {
         "choice": choice, "faults": faults}
     result["checks"] = {promise: why or "ok" for promise, why in checks(result, config.collector.deadline_sec).items()}
     (options.out / "soak.json").write_text(json.dumps(result, indent=1))

@@ -124,6 +124,10 @@ MUTANTS = [
            "self.timely_t = matched if self.timely_t is None else max(self.timely_t, matched)"),
     Mutant("a sample after the emission does not count towards recovery", "            if would_have_matched:",
            "            if False:"),
+    Mutant("a window that was complete is completed by each packet",
+           "and not self.complete(tick, self.watermark)]", "]"),
+    Mutant("a window that lacks packets is none that a packet can complete",
+           "not self.complete(tick, self.watermark)]", "self.watermark < tick - self.tolerance]"),
     Mutant("late samples are not counted", "if would_have_matched or not timely:", "if not timely:"),
     Mutant("LATE is said for ever", "self.came_late = self.fresh = False", "self.fresh = False"),
     Mutant("the watermark follows every sample", "if self.watermark is None or t > self.watermark:", "if True:"),
@@ -148,6 +152,10 @@ MUTANTS = [
     Mutant("a reset forgets to count the sets it drops", 'self.dropped["reset"] += len(self._pending)', "pass"),
     Mutant("a reset keeps the time of the next tick",
            "self._due: int | None = None ", "self._due: int | None = getattr(self, '_due', None) "),
+    Mutant("what is left over from before a reset is taken", "if self.epoch and self._front is not None and t >",
+           "if False and t >"),
+    Mutant("what is far ahead is refused without a reset, too", "if self.epoch and self._front", "if self._front"),
+    Mutant("what is far ahead is refused for ever after a reset", "now - self._began <= self._jump_back", "True"),
     Mutant("a reset begins no epoch", "        self.epoch += 1\n", ""),
 ]
 

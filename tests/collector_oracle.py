@@ -235,6 +235,8 @@ class Oracle:
             if self.all_back(now):
                 why = None
                 self.reset()
+        elif self.is_straggler(t, now):
+            why = "straggler"
         else:
             why = None
         if why:
@@ -243,6 +245,11 @@ class Oracle:
         self.accept(name, begin - ns(c.offset_sec), t, payload, now, nbytes)
         self.step(now)
         return True
+
+    def is_straggler(self, t, now):
+        """Whether it was sent before the last reset, by all that is known since."""
+        known, far = [e for e in self.log if e.kind == "sample"], ns(self.config.jump_back_sec)
+        return self.epoch > 0 and known and now - known[0].now <= far and all(t - e.t > far for e in known)
 
     def all_back(self, now):
         rows = {}
@@ -256,26 +263,31 @@ class Oracle:
         c, timely, mark = self.configs[name], self.timely(t, now), self.watermark(name)
         if name in self.windows and mark is not None and mark < begin <= mark + c.missing_after * self.period(name):
             begin = mark
+        without = self.went_without(name)
         event = self.note(kind="sample", name=name, begin=begin, t=t, payload=payload, nbytes=nbytes, now=now,
                           timely=timely, deadline=ns(self.config.deadline_sec))
         event.period = self.period(name)
-        event.missed_its_set = self.missed_its_set(name, t, mark)
+        event.missed_its_set = self.missed_its_set(name, t, without)
         event.late = event.missed_its_set or not timely
         self.counts[name]["late"] += event.late
         if timely and name not in self.windows:
             self.tick_out_of_order(name, t, now)
 
-    def missed_its_set(self, name, t, mark):
-        """Whether a sample at t, or the window that a packet up to t completes, came after a set that lacked it."""
+    def went_without(self, name):
+        """The last emitted ticks that went without the input, but those windows that are complete by now."""
         without = [e.t_ref for e in self.log if e.kind == "emit" and e.states[name][0] != "OK"][-16:]
-        tolerance = ns(self.configs[name].tolerance_sec)
-        if name not in self.windows:
-            return any(abs(t - t_ref) <= tolerance for t_ref in without)
-        for t_ref in without:
-            needed = t_ref - tolerance
-            if needed <= t and (mark is None or needed > mark) and self.seen(name, t_ref)[1] >= 0.5:
-                return True
-        return False
+        return [t_ref for t_ref in without if name not in self.windows or not self.complete(name, t_ref)]
+
+    def missed_its_set(self, name, t, without):
+        """Whether the sample at t that has just come is what one of these ticks went without."""
+        if name in self.windows:
+            return any(self.complete(name, t_ref) for t_ref in without)
+        return any(abs(t - t_ref) <= ns(self.configs[name].tolerance_sec) for t_ref in without)
+
+    def complete(self, name, t_ref):
+        mark = self.watermark(name)
+        return (mark is not None and mark >= t_ref - ns(self.configs[name].tolerance_sec)
+                and self.seen(name, t_ref)[1] >= 0.5)
 
     def tick_out_of_order(self, name, t, now):
         known = [e.t_ref for e in self.log if e.kind == "tick"][-64:]
@@ -377,7 +389,7 @@ class Oracle:
     def serve_window(self, name, t_ref, offset):
         mark = self.watermark(name)
         packets, coverage = self.seen(name, t_ref)
-        if mark is None or mark < t_ref - ns(self.configs[name].tolerance_sec) or coverage < 0.5:
+        if not self.complete(name, t_ref):
             return ("MISSING", None, None, None, None, coverage), []
         end = min(mark, t_ref)
         payload = tuple(s.payload for s in packets)

@@ -16,7 +16,7 @@ from mss_perception.config import CollectorConfig, InputConfig
 
 NAMES = ("rgb", "depth", "lidar", "lidar_rear", "event", "event_rear")      # names mean nothing to the collector
 STREAMS = ("event", "event_rear")
-COUNTED = ("late", "duplicate", "evicted", "unused", "zero", "inverted", "future", "back")
+COUNTED = ("late", "duplicate", "evicted", "unused", "zero", "inverted", "future", "back", "straggler")
 
 
 @dataclass

@@ -221,6 +221,7 @@ def test_zeros_are_no_distortion():
 
 @pytest.mark.parametrize(("changes", "named"), [
     ({"k": np.zeros(9)}, "calibrated"), ({"k": np.full(9, np.nan)}, "K ="), ({"width": 0}, "0 x 480"),
+    ({"k": np.array([520, 0, -1e308, 0, 515, 241, 0, 0, 1])}, r"1e\+09 pixels at most"),    # a finite number
     ({"width": 2**32 - 1, "height": 2**32 - 1}, str(MAX_PIXELS)), ({"distortion_model": "omni"}, "'omni'"),
     ({"d": np.ones(3)}, "4 or 5"), ({"d": np.array([0.1, np.nan, 0, 0, 0])}, "finite"),
     ({"distortion_model": "", "d": np.ones(4)}, "distortion_model"),

@@ -8,8 +8,10 @@ import sys
 import pytest
 
 AGAIN = """
+import ctypes
 import resource
 import numpy as np
+ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)     # PR_SET_THP_DISABLE: huge pages, where there are any, are few faults
 from mss_models.allocator import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 def faults():

@@ -155,8 +155,8 @@ def test_sigint_ends_a_player_that_waits_without_a_traceback(bag, tmp_path):
     (["--clock", "--rate", "nan"], "nan must be from"),
     (["--rate", "2"], "--rate 2.0 needs --clock"),
     (["--wait", "nan"], "nan must be from"),
-    (["--write-calibration", "nowhere/calibration.yaml"], "player: cannot write nowhere/calibration.yaml"),
-    (["--summary", "nowhere/summary.json"], "player: cannot write nowhere/summary.json"),
+    (["--write-calibration", f"{__file__}/calibration.yaml"], f"player: cannot write {__file__}/calibration.yaml"),
+    (["--summary", f"{__file__}/summary.json"], f"player: cannot write {__file__}/summary.json"),
     (["--ros-args", "-p"], "player: ROS does not start"),
 ])
 def test_bad_input_ends_a_player_with_2_and_one_line(bag, capsys, arguments, words):

@@ -1,0 +1,9 @@
+"""Does it keep what it promises, whatever the sensors do: `python -m mss_perception.stress`.
+
+    rig.py      the sensors of a storm, and what they send when all is well
+    damage.py   what can be wrong with a message, and whether it is noticed
+    storm.py    what goes wrong and when, all of it from a seed
+    judge.py    what must come of it: an oracle that shares no code with the collector
+    inside.py   a storm through the pipeline, as fast as it goes
+    outside.py  a storm through the node on ROS 2, in real time
+"""
