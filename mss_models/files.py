@@ -14,19 +14,20 @@ def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
 
     Folders that are missing are made. Raises OSError that names `path` (disk full, say); what was there before stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.unlink(missing_ok=True)       # of a process that was killed
-        with open(temporary, "xb") as file:     # a new file, never through a link that somebody put there
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.unlink(missing_ok=True)       # of a process that was killed
+            with open(temporary, "xb") as file:     # a new file, never through a link that somebody put there
+                file.write(content.encode() if isinstance(content, str) else content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def cache_folder(name: str) -> Path:
