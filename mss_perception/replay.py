@@ -83,6 +83,7 @@ class Replay:
         self.roles = roles_in(self.bag, config)
         self.schedule = FaultSchedule(faults, seed, self.roles)
         self.start_ns = self.bag.start_ns       # as for a player, whatever the first message is
+        self.zero_ns = self.start_ns - self.bag.apart_ns        # on the clock of the stamps
         self.end_ns = max(self.bag.topics[topic].last_ns for topic in self.roles)
         if limit_sec is not None:
             self.end_ns = min(self.end_ns, self.start_ns + round(limit_sec * SECOND))
@@ -94,7 +95,7 @@ class Replay:
             "precision": self.runtime.precision, "faults": [str(fault) for fault in self.schedule.faults], "seed": seed,
             "limit_sec": limit_sec, "write_bag": write_bag, "points": points,
             "config": {name: value for name, value, _ in config.parameters() if name not in ("checkpoint", "threads")}}
-        self.run = Run(Path(out), settings, resume, self.start_ns, self.duration_sec, self.schedule.faults,
+        self.run = Run(Path(out), settings, resume, self.zero_ns, self.duration_sec, self.schedule.faults,
                        self.runtime.labels, keep_labels=write_bag, points=points)
         self.pipeline = Pipeline(config, self.runtime, self._output, synchronous=True, done=self.run.holds)
         self.truth = Truth(self.bag, config.labels_topic, self.runtime.labels.ignore_id,
@@ -108,7 +109,7 @@ class Replay:
         now_ns = self.start_ns
         calibrate(self.pipeline, self.bag.path, self.roles, without={fault.role for fault in self.schedule.faults})
         with self.run:
-            for topic, now_ns, message in self.schedule.apply(self._messages(), self.start_ns):
+            for topic, now_ns, message in self.schedule.apply(self._messages(), self.start_ns, self.bag.apart_ns):
                 self.counts[topic]["received"] += 1
                 self.pipeline.poll(now_ns)
                 self.pipeline.receive(self.roles[topic], message, now_ns, clock_ns=now_ns)
@@ -151,7 +152,7 @@ class Replay:
 
     def expected_masks(self) -> scoring.ExpectedMasks:
         """What the masks should be, once the bag has been read."""
-        return expected_masks(self.schedule.faults, self.config, self.start_ns, self.stamps, self.runtime.encodings)
+        return expected_masks(self.schedule.faults, self.config, self.zero_ns, self.stamps, self.runtime.encodings)
 
     def why_no_output(self) -> str:
         """What is wrong when there is no output, after the call; '' when there are some."""
@@ -193,7 +194,7 @@ class Replay:
             return metrics
         network = f"{self.runtime.model_id}, {self.runtime.precision} on {self.runtime.device}"
         write_report(self.run.folder / "report.html", Report(
-            f"Replay of {self.bag.path.name}", metrics, self.run.records, labels, self.start_ns, faults,
+            f"Replay of {self.bag.path.name}", metrics, self.run.records, labels, self.zero_ns, faults,
             self.config.collector.deadline_sec, self.run.pictures(faults),
             {"Bag": f"{self.bag.path}, {self.duration_sec:.1f} s", "Network": network, "Classes": labels.name,
              "Faults": " · ".join(map(str, faults)) or "none"},
