@@ -35,6 +35,8 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from mss_perception.messages.common import serialised_stamp_ns
+
 BAG_FILES = (".mcap", ".db3")
 # Message types of sensor drivers that are not in ROS 2's core.
 EXTRA_TYPES = {
@@ -54,6 +56,7 @@ MAX_CHUNK = 1 << 30     # bytes of an MCAP file that are compressed as one; writ
 # A subscriber that comes late still gets static transforms and label info.
 TRANSIENT_LOCAL = Qos(QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, QosTime(0, 0),
                       QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False)
+ONE_CLOCK_NS = 10_000_000_000   # a message is received within this time of its stamp, if both are of one clock
 
 
 class BagError(ValueError):
@@ -106,8 +109,12 @@ class TopicSummary:
 
 @dataclass(frozen=True)
 class BagSummary:
+    """apart_ns: how much the clock of the receive times is ahead of that of the stamps, where these are two: a
+    simulation's bag that was recorded by the machine's clock, or sensors that count from their own start; else 0."""
+
     path: Path
     topics: dict[str, TopicSummary]
+    apart_ns: int = 0
 
     @property
     def count(self) -> int:
@@ -155,13 +162,19 @@ def bag_summary(path: str | Path) -> BagSummary:
     """Topics, types, counts and times of a bag, from its messages' times (nothing is deserialized)."""
     with open_bag(path) as bag:
         found = {connection.topic: [connection.msgtype, 0, 0, 0] for connection in bag.connections}
-        for connection, time_ns, _ in bag.messages(None):
+        apart = []
+        for connection, time_ns, data in bag.messages(None):
             entry = found[connection.topic]
             if not entry[1]:
                 entry[2] = time_ns
+                if stamp := bag.stamp_ns(connection, data):
+                    apart.append(time_ns - stamp)
             entry[1] += 1
             entry[3] = time_ns
-    return BagSummary(Path(path), {name: TopicSummary(name, *entry) for name, entry in sorted(found.items())})
+    middle = sorted(apart)[len(apart) // 2] if apart else 0     # of the topics; one of them may have its own clock
+    least = min((one for one in apart if one > middle - ONE_CLOCK_NS), default=0)
+    return BagSummary(Path(path), {name: TopicSummary(name, *entry) for name, entry in sorted(found.items())},
+                      least if abs(middle) > ONE_CLOCK_NS else 0)
 
 
 @contextmanager
@@ -321,6 +334,11 @@ class OpenBag:
                 raise BagError(f"bag {self.path} is damaged: a message on {item[0].topic} was received at {item[1]} "
                                "ns, which is no time of ROS")
             yield item
+
+    def stamp_ns(self, connection, data) -> int:
+        """The stamp in a message's serialised bytes, 0 where it has none."""
+        fields = () if connection.msgtype in self.unknown else self.store.fielddefs[connection.msgtype][1]
+        return serialised_stamp_ns(data) if fields and fields[0][1][1] == "std_msgs/msg/Header" else 0
 
     def deserialize(self, connection, time_ns: int, data):
         where = f"bag {self.path}: message on {connection.topic} at {time_ns} ns"

@@ -149,11 +149,13 @@ class FaultSchedule:
         self.touched = [0] * len(self.faults)
         self._last: dict[str, object] = {}      # per role with a freeze: the last message before it froze
 
-    def apply(self, stream: Iterable[tuple[str, int, object]], start_ns: int | None = None) -> Iterator[tuple]:
+    def apply(self, stream: Iterable[tuple[str, int, object]], start_ns: int | None = None,
+              apart_ns: int = 0) -> Iterator[tuple]:
         """Yield the faulted (topic or role, receive_time_ns, message) in time order.
 
         stream: the same triples in time order. start_ns: the zero of the fault times; the first message's receive time
-        when not given.
+        when not given. apart_ns: how much the clock of the receive times is ahead of that of the stamps, if these are
+        two (BagSummary).
         """
         late: list[tuple[int, int, str, object]] = []       # heap of delayed messages
         for order, (key, receive_ns, message) in enumerate(stream):
@@ -163,7 +165,7 @@ class FaultSchedule:
                 when_ns, _, late_key, late_message = heapq.heappop(late)
                 yield late_key, when_ns, late_message
             role = self.roles.get(key, key) if self.roles else key
-            message, delay_ns = self._fault(role, receive_ns, message, start_ns)
+            message, delay_ns = self._fault(role, receive_ns, message, start_ns, apart_ns)
             if message is None:
                 continue
             if delay_ns > 0:
@@ -174,9 +176,9 @@ class FaultSchedule:
             when_ns, _, key, message = heapq.heappop(late)
             yield key, when_ns, message
 
-    def _fault(self, role: str, receive_ns: int, message, start_ns: int) -> tuple[object | None, int]:
+    def _fault(self, role: str, receive_ns: int, message, start_ns: int, apart_ns: int) -> tuple[object | None, int]:
         """The message after all faults on it (None when dropped), and its delay in nanoseconds."""
-        t_sec = (_stamp(message, receive_ns) - start_ns) / SECOND
+        t_sec = (_stamp(message, receive_ns - apart_ns) + apart_ns - start_ns) / SECOND
         delay_ns = 0
         for index, fault in enumerate(self.faults):
             if fault.role != role:

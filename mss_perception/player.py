@@ -48,7 +48,7 @@ class Timeline:
         if missing := [topic for topic in topics if topic not in bag.topics]:
             raise BagError(f"bag {bag.path} has no topic {', '.join(missing)}; it has {', '.join(bag.topics)}")
         self.types = {topic: bag.topics[topic].type for topic in topics}
-        self.start_ns, self.duration_ns = bag.start_ns, bag.end_ns - bag.start_ns
+        self.start_ns, self.duration_ns, self.apart_ns = bag.start_ns, bag.end_ns - bag.start_ns, bag.apart_ns
         roles = {topic: roles.get(topic, topic) for topic in topics}
         self.faults = FaultSchedule(faults, seed, roles, self.types)
         faulted = {fault.role for fault in self.faults.faults}
@@ -56,7 +56,7 @@ class Timeline:
         self._stamped = {topic for topic, kind in self.types.items() if begins_with_header(kind)}
 
     def __iter__(self) -> Iterator[Item]:
-        for topic, due_ns, message in self.faults.apply(self._messages(), self.start_ns + self.shift_ns):
+        for topic, due_ns, message in self.faults.apply(self._messages(), self.start_ns + self.shift_ns, self.apart_ns):
             if topic in self._faulted:
                 message = typestore().serialize_cdr(message, self.types[topic])
             yield Item(topic, due_ns, bytes(message))

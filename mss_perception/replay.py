@@ -91,6 +91,7 @@ class Replay:
         self.roles = roles_in(self.bag, config)
         self.schedule = FaultSchedule(faults, seed, self.roles)
         self.start_ns = self.bag.start_ns       # as for a player, whatever the first message is
+        self.zero_ns = self.start_ns - self.bag.apart_ns        # on the clock of the stamps
         self.end_ns = max(self.bag.topics[topic].last_ns for topic in self.roles)
         if limit_sec is not None:
             self.end_ns = min(self.end_ns, self.start_ns + round(limit_sec * SECOND))
@@ -99,7 +100,7 @@ class Replay:
                                     config.precision, config.threads or None)
         settings = of_bag(bag) | {"messages": self.bag.count} | asked(
             config, self.runtime, self.schedule.faults, seed, write_bag=write_bag, points=points, limit_sec=limit_sec)
-        self.run = Run(Path(out), settings, resume, self.start_ns, self.duration_sec, self.schedule.faults,
+        self.run = Run(Path(out), settings, resume, self.zero_ns, self.duration_sec, self.schedule.faults,
                        self.runtime.labels, keep_labels=write_bag, points=points)
         self.pipeline = Pipeline(config, self.runtime, self._output, synchronous=True, done=self.run.holds)
         self.truth = Truth(self.bag, config.labels_topic, self.runtime.labels.ignore_id,
@@ -113,7 +114,7 @@ class Replay:
         now_ns = self.start_ns
         calibrate(self.pipeline, self.bag.path, self.roles, without={fault.role for fault in self.schedule.faults})
         with self.run:
-            for topic, now_ns, message in self.schedule.apply(self._messages(), self.start_ns):
+            for topic, now_ns, message in self.schedule.apply(self._messages(), self.start_ns, self.bag.apart_ns):
                 self.counts[topic]["received"] += 1
                 self.pipeline.poll(now_ns)
                 self.pipeline.receive(self.roles[topic], message, now_ns, clock_ns=now_ns)
@@ -159,7 +160,7 @@ class Replay:
 
     def expected_masks(self) -> scoring.ExpectedMasks:
         """What the masks should be, once the bag has been read."""
-        return expected_masks(self.schedule.faults, self.config, self.start_ns, self.stamps, self.runtime.encodings)
+        return expected_masks(self.schedule.faults, self.config, self.zero_ns, self.stamps, self.runtime.encodings)
 
     def why_no_output(self) -> str:
         """What is wrong when there is no output, after the call; '' when there are some."""
@@ -199,7 +200,7 @@ class Replay:
             self.run.write_bag()
         if self.report:
             write_report(self.run.folder / "report.html", Report(
-                f"Replay of {self.bag.path.name}", metrics, self.run.records, labels, self.start_ns, faults,
+                f"Replay of {self.bag.path.name}", metrics, self.run.records, labels, self.zero_ns, faults,
                 self.config.collector.deadline_sec, self.run.pictures(faults),
                 {"Bag": f"{self.bag.path}, {self.duration_sec:.1f} s", **facts(self.runtime, faults)},
                 self.runtime.card))

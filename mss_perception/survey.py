@@ -6,7 +6,6 @@ decoders that the node itself uses. So an hour of recording is surveyed in littl
 
 from __future__ import annotations
 
-import struct
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from mss_perception.messages import (
     decode_transforms,
     stamp_ns,
 )
+from mss_perception.messages.common import serialised_stamp_ns
 from mss_perception.radar import SPEED_FIELDS
 
 EVENTS = (EVENT_PACKET, *EVENT_ARRAYS)
@@ -37,7 +37,6 @@ DEPTH_ENCODINGS = ("16UC1", "32FC1")
 EVENT_FIELDS = {"x", "y", "t", "p"}
 RADAR_FIELDS = {*SPEED_FIELDS, "rcs"}
 MOST_DETECTIONS = 5000      # of a radar; a cloud of more points with a speed is a LiDAR's that measures it (FMCW)
-STAMP = struct.Struct("<iI"), struct.Struct(">iI")      # sec, nanosec; CDR puts a Header right behind 4 bytes
 UNITS = {1_000_000_000: "seconds", 1_000_000: "milliseconds", 1_000: "microseconds", 1: "nanoseconds"}
 
 
@@ -80,9 +79,7 @@ class Topic:
         """Count one message. cdr: its serialised bytes; of these the stamp is read, wherever there is one."""
         self.received.append(receive_ns)
         if self.has_header:
-            little = len(cdr) < 2 or cdr[1] & 1
-            sec, nanosec = STAMP[0 if little else 1].unpack_from(cdr, 4) if len(cdr) >= 12 else (0, 0)
-            self.stamps.append(sec * 1_000_000_000 + nanosec)
+            self.stamps.append(serialised_stamp_ns(cdr))
 
     def look(self, message) -> None:
         """Decode one message for what it holds; one that cannot be decoded is counted with the reason."""

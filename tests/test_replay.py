@@ -487,6 +487,27 @@ def test_fault_times_count_from_the_bags_first_message_even_one_that_is_not_used
     assert metrics["mask_wrong"] == 0
 
 
+@pytest.mark.parametrize("apart_sec", [50_000_000, -1_000_000_000])
+def test_stamps_and_receipts_of_two_clocks_have_one_beginning(recording, tmp_path, apart_sec):
+    """As of a simulation that was recorded by the machine's clock: faults, pictures and the time axis go on working."""
+    with BagWriter(tmp_path / "apart") as bag:
+        for topic, time_ns, message in read_bag(recording[0]):
+            if apart_sec < 0 and hasattr(message, "header"):    # else every stamp would be in the future
+                message.header.stamp.sec += apart_sec
+                bag.write(topic, message, time_ns)
+            else:
+                bag.write(topic, message, time_ns + max(0, apart_sec) * 10**9)
+    faults = ["rgb:drop@0.5-1", "tf_static:drop@1-2"]
+    runs = {}
+    for name, source in (("one", recording[0]), ("two", tmp_path / "apart")):
+        Replay(source, tmp_path / name, config(recording[1]), faults, progress=False)()
+        runs[name] = frames(tmp_path / name)
+    assert [one["mask"] for one in runs["one"]] == [one["mask"] for one in runs["two"]]
+    assert not all(one["mask"]["rgb"] for one in runs["two"])
+    pictures = [float(one.name[6:-5]) for one in (tmp_path / "two").glob("frame_*.png")]
+    assert len(pictures) > 5 and 0 < min(pictures) < max(pictures) < 2
+
+
 def test_a_network_without_a_tick_source_is_refused(tmp_path, recording):
     checkpoint = boxes.write_checkpoint(tmp_path / "rgb.safetensors", ("rgb",))
     with pytest.raises(ConfigError, match="tick_source"):

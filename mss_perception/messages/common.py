@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array as buffers
+import struct
 from functools import lru_cache
 from types import SimpleNamespace
 
@@ -34,6 +35,10 @@ MESSAGE_TYPES = {
 }
 
 
+# sec, nanosec of a Header, which CDR puts right behind 4 bytes; the lowest bit of the second tells the byte order.
+STAMP = struct.Struct(">iI"), struct.Struct("<iI")
+
+
 class MessageError(ValueError):
     """A message is malformed or of a kind that is not supported. The text names the field, its value and what fits."""
 
@@ -41,6 +46,14 @@ class MessageError(ValueError):
 def stamp_ns(header) -> int:
     """Time stamp of a std_msgs/Header in integer nanoseconds."""
     return header.stamp.sec * 1_000_000_000 + header.stamp.nanosec
+
+
+def serialised_stamp_ns(cdr) -> int:
+    """Time stamp in nanoseconds of a serialised message that begins with a std_msgs/Header; 0 where that is cut off."""
+    if len(cdr) < 12:
+        return 0
+    sec, nanosec = STAMP[cdr[1] & 1].unpack_from(cdr, 4)
+    return sec * 1_000_000_000 + nanosec
 
 
 def raw_bytes(data) -> np.ndarray:
