@@ -17,6 +17,7 @@ PACKAGES = [
     "mss_models.systems",
     "mss_perception",
     "mss_perception.messages",
+    "mss_perception.stress",
     "training",
     "training.datasets",
     "training.protocols",

@@ -70,7 +70,7 @@ def reading_seconds(bag: Path) -> float:
 
 def write_bag(path: Path, size: int, points: int, frames: int) -> None:
     """Four sensors at one moment each, two contents in turn."""
-    contents = [rig_messages(messages.bag_types(), size, points, variant) for variant in range(2)]
+    contents = [rig_messages(messages.bag_types(), variant, size, points) for variant in range(2)]
     with BagWriter(path) as bag:
         for number in range(frames):
             stamp = START_NS + nanoseconds(number / RATE_HZ)

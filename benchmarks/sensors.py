@@ -224,8 +224,7 @@ def usual_decoder() -> tuple[str, Callable[[object], np.ndarray]]:
 def cloud_decoding(count: int = POINTS) -> Row:
     """A PointCloud2 as rclpy gives it -> its fields, beside sensor_msgs_py; views of the data both. Raises Skipped."""
     reader = optional("sensor_msgs_py.point_cloud2")
-    from mss_perception.ros_compat import TYPES  # needs rclpy, as sensor_msgs_py does
-    cloud = cloud_of(TYPES, some_points(count))
+    cloud = cloud_of(optional("mss_perception.ros_compat").TYPES, some_points(count))
     return Row(f"cloud: {count:,} points, PointCloud2 -> fields", "sensor_msgs_py read_points",
                lambda: messages.decode_cloud(cloud).fields, lambda: reader.read_points(cloud), 1.0)
 

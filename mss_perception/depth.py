@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from mss_models.modality import Encoding
@@ -107,6 +109,7 @@ class MetricDepth:
         return kernels.encode_depth(points.z, self.near, self.far, self.log_span), {}
 
 
+@lru_cache(maxsize=64)
 def same_view(a: Camera, b: Camera) -> bool:
     """Whether two cameras at one place see the same through equal shares of their images, to 0.01 pixel of b."""
     return (a.model, a.D) == (b.model, b.D) and np.abs(a.scaled(b.width, b.height).K - b.K).max() < 0.01

@@ -40,7 +40,8 @@ class EventLane:
         self._single = np.full(height * width, camera.height * camera.width, np.uint32)
         self._single[number == 1] = self._sources[self._starts[:-1][number == 1]]
         # Compile now, not while the first window waits.
-        self([Events(*(np.zeros(1, kind) for kind in (np.uint16, np.uint16, np.int64, np.bool_)), 0, 0)], 0)
+        for count in (1, 1 << 16):
+            self([Events(*(np.zeros(count, kind) for kind in (np.uint16, np.uint16, np.int64, np.bool_)), 0, 0)], 0)
 
     def __call__(self, packets: Iterable[Events | EventPicture], t_ref_ns: int, until_ns: int | None = None,
                  coverage: float = 1.0) -> LaneImage:
@@ -63,7 +64,7 @@ class EventLane:
         pictures = [one for one in packets if isinstance(one, EventPicture)]
         if pictures:
             nearest = min(pictures, key=lambda one: abs(one.end_ns - t_ref_ns))
-            counts = self._no_counts()
+            counts = self._no_counts(1)
             counts[:-1, 0], counts[:-1, 1] = nearest.off.ravel(), nearest.on.ravel()
             off, on = counts.sum(axis=0, dtype=int)
             figures = {"events": on + off, "on": on, "off": off}
@@ -76,13 +77,13 @@ class EventLane:
         figures = {name: int(value) for name, value in figures.items()}
         return LaneImage(image, {**figures, "coverage": float(coverage)})
 
-    def _no_counts(self) -> np.ndarray:
-        """(He * We + 1, 2) uint32 zeros: OFF and ON of each event pixel, and of none."""
-        return np.zeros((self.camera.height * self.camera.width + 1, 2), np.uint32)
+    def _no_counts(self, most: int) -> np.ndarray:
+        """(He * We + 1, 2) zeros of a type that holds `most`: OFF and ON of each event pixel, and of none."""
+        return np.zeros((self.camera.height * self.camera.width + 1, 2), np.uint16 if most < 1 << 16 else np.uint32)
 
     def _count(self, packets: Sequence[Events], begin_ns: int, end_ns: int) -> tuple[np.ndarray, dict]:
         """Events with t in [begin_ns, end_ns]: counts as of _no_counts, and figures."""
-        counts, total, on = self._no_counts(), 0, 0
+        counts, total, on = self._no_counts(sum(map(len, packets))), 0, 0
         for one in packets:
             low, high = np.searchsorted(one.t, (begin_ns, end_ns + 1))
             on += count_events(one.x[low:high], one.y[low:high], one.p[low:high], counts, self.camera.height,
@@ -165,12 +166,12 @@ def _pixel_of(camera: Camera, points: np.ndarray) -> np.ndarray:
 # The compiled loops stand beside what uses them: they call no loop of another file, whose changes numba would not see.
 
 
-BLOCK = 4096        # events or pixels that take each step together: they stay in the fastest cache
+BLOCK = 1024        # events or pixels that take each step together: they stay in the fastest cache
 
 
 @compiled
 def count_events(x, y, p, counts, height, width):
-    """Add events to counts, uint32 (height * width + 1, 2) OFF, ON, those outside of the image to the last row's first.
+    """Add events to counts, (height * width + 1, 2) OFF, ON, those outside of the image to the last row's first.
 
     Returns how many ON events are inside.
     """
@@ -184,7 +185,7 @@ def count_events(x, y, p, counts, height, width):
             index[i] = at if inside else outside
             bright += inside & on[i]
         for i in range(len(column)):
-            flat[np.uintp(index[i])] += np.uint32(1)    # unsigned: an index that may be negative costs a test
+            flat[np.uintp(index[i])] += 1       # unsigned: an index that may be negative costs a test
     return bright
 
 

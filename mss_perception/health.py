@@ -69,7 +69,7 @@ class Health:
         self._reasons.pop((name, view), None)
 
     def note_output(self, output: Output) -> None:
-        light = replace(output, images={}, labels=None, confidence=None, points=None)
+        light = replace(output, images={}, labels=None, confidence=None, make_points=None)
         with self._lock:
             self.recent.append((time.monotonic(), light))
 

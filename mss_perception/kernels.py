@@ -261,13 +261,23 @@ def draw_nearest(uv, distance, codes, dilate, height, width, full_height, full_w
     which are EMPTY where there is nothing, and the first row's number. A LiDAR sees a band of the image.
     """
     scale_x, scale_y = width / full_width, height / full_height
-    first, keys = empty_band(uv, scale_y, dilate + 1.0, height, width)
+    first, rows = band(uv, scale_y, dilate + 1.0, height)
+    own = np.full((rows + 2 * dilate, width + 2 * dilate), EMPTY)
     near = distance.view(np.uint32)         # positive floats are in the order of their bits
     for i in range(len(uv)):
         u, v = place_on_grid(uv[i], scale_x, scale_y, width, height)
-        column, row = int(u), int(v) - first
-        draw_square(keys, column - dilate, column + dilate, row - dilate, row + dilate, near[i], codes[i])
-    return image_of(keys, first, height), keys, first
+        lower(own, np.uintp(int(v) - first + dilate), np.uintp(int(u) + dilate), key_of(near[i], codes[i]))
+    keys, image = np.empty((rows, width), np.uint64), blank_around(height, width, first, rows)
+    line = np.empty(own.shape[1], np.uint64)
+    for y in range(rows):       # the least of a square is that of its columns' least
+        line[:] = own[y]
+        for k in range(1, 2 * dilate + 1):
+            lower_all(line, own[y + k])
+        keys[y] = line[:width]
+        for k in range(1, 2 * dilate + 1):
+            lower_all(keys[y], line[k:k + width])
+        colour(image[first + y], keys[y])
+    return image, keys, first
 
 
 @compiled
@@ -275,28 +285,35 @@ def draw_squares(uv, distance, codes, half, height, width, full_height, full_wid
     """As draw_nearest, each point as a square of its own: half (M,) float32, half the side in pixels of the grid. It
     covers the pixels whose centres are in it, and at least the one that it falls into."""
     scale_x, scale_y = width / full_width, height / full_height
-    first, keys = empty_band(uv, scale_y, half.max() if len(half) else np.float32(0.0), height, width)
+    first, rows = band(uv, scale_y, half.max() if len(half) else np.float32(0.0), height)
+    keys = np.full((rows, width), EMPTY)
     near = distance.view(np.uint32)
     for i in range(len(uv)):
         u, v = place_on_grid(uv[i], scale_x, scale_y, width, height)
         column, row, reach = int(u), int(v), half[i]
         left, right = int(np.floor(u - 0.5 - reach)) + 1, int(np.floor(u - 0.5 + reach))    # centres are at + 0.5
         top, bottom = int(np.floor(v - 0.5 - reach)) + 1, int(np.floor(v - 0.5 + reach))
-        draw_square(keys, min(left, column), max(right, column), min(top, row) - first, max(bottom, row) - first,
-                    near[i], codes[i])
-    return image_of(keys, first, height), keys, first
+        left, right = np.uintp(max(min(left, column), 0)), np.uintp(min(max(right, column), width - 1))
+        top, bottom = np.uintp(max(min(top, row), 0) - first), np.uintp(min(max(bottom, row), height - 1) - first)
+        for y in range(top, bottom + np.uintp(1)):
+            for x in range(left, right + np.uintp(1)):
+                lower(keys, y, x, key_of(near[i], codes[i]))
+    image = blank_around(height, width, first, rows)
+    for y in range(rows):
+        colour(image[first + y], keys[y])
+    return image, keys, first
 
 
 @compiled
-def empty_band(uv, scale, reach, height, width):
-    """The first row that a square can touch, and empty keys from there to the last such row."""
+def band(uv, scale, reach, height):
+    """The first row that a square can touch, and how many there are from there to the last."""
     lowest, highest = np.inf, -np.inf
     for i in range(len(uv)):
         lowest, highest = min(lowest, uv[i, 1]), max(highest, uv[i, 1])
     if not lowest <= highest:
-        return 0, np.full((0, width), EMPTY)
+        return 0, 0
     first = max(int((lowest + 0.5) * scale - reach) - 1, 0)
-    return first, np.full((min(int((highest + 0.5) * scale + reach) + 2, height) - first, width), EMPTY)
+    return first, min(int((highest + 0.5) * scale + reach) + 2, height) - first
 
 
 @compiled
@@ -307,19 +324,8 @@ def place_on_grid(uv, scale_x, scale_y, width, height):
 
 
 @compiled
-def draw_square(keys, left, right, top, bottom, distance_bits, codes):
-    """Both ends included, as far as there are such pixels."""
-    left, right = np.uintp(max(left, 0)), np.uintp(min(right, keys.shape[1] - 1))
-    top, bottom = np.uintp(max(top, 0)), np.uintp(min(bottom, keys.shape[0] - 1))
-    key = np.uint64(distance_bits) << np.uint64(32) | np.uint64(codes)
-    if right - left == 2 and bottom - top == 2:     # nearly all: a loop of a known length needs no guesses
-        for y in range(3):
-            for x in range(3):
-                lower(keys, top + np.uintp(y), left + np.uintp(x), key)
-        return
-    for y in range(top, bottom + np.uintp(1)):
-        for x in range(left, right + np.uintp(1)):
-            lower(keys, y, x, key)
+def key_of(distance_bits, codes):
+    return np.uint64(distance_bits) << np.uint64(32) | np.uint64(codes)
 
 
 @compiled
@@ -328,19 +334,29 @@ def lower(keys, y, x, key):
 
 
 @compiled
-def image_of(keys, first, height):
-    """The three codes in the lowest bytes of keys (rows, width) uint64 -> (height, width, 3) uint8 from row `first` on,
-    0 before and after."""
-    rows, width = keys.shape
+def lower_all(keys, others):
+    for i in range(len(keys)):
+        keys[i] = min(keys[i], others[i])
+
+
+@compiled
+def blank_around(height, width, first, rows):
+    """An image (height, width, 3) uint8 that is 0 but for `rows` rows from the first on, which are still to be written.
+    """
     image = np.empty((height, width, 3), np.uint8)
     image[:first] = 0
     image[first + rows:] = 0
-    drawn, of = image[first:first + rows].reshape(-1), keys.reshape(-1)
-    for i in range(len(of)):
-        codes = np.uint32(of[i])
-        drawn[3 * i], drawn[3 * i + 1], drawn[3 * i + 2] = (np.uint8(codes), np.uint8(codes >> np.uint32(8)),
-                                                            np.uint8(codes >> np.uint32(16)))
     return image
+
+
+@compiled
+def colour(line, keys):
+    """Write a row of an image (W, 3): the three codes in the lowest bytes of keys (W,)."""
+    flat = line.reshape(-1)
+    for i in range(len(keys)):
+        codes = np.uint32(keys[i])
+        flat[3 * i], flat[3 * i + 1], flat[3 * i + 2] = (np.uint8(codes), np.uint8(codes >> np.uint32(8)),
+                                                         np.uint8(codes >> np.uint32(16)))
 
 
 # ----------------------------------------------------------------------------------------------------------- codes

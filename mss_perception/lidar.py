@@ -35,7 +35,7 @@ class Returns:
 
     figures: points (returns), no_return (NaN, infinite, or exactly (0, 0, 0)), points_in_image (depth > 0,
     0 <= u < width, 0 <= v < height of the camera, before the z-buffer), deskewed; intensity_clipped, the share of
-    intensities above full scale, when it is more than half.
+    intensities above full scale, when it is more than half, of all points and of those in the image.
     """
 
     points: ProjectedPoints
@@ -121,13 +121,12 @@ class LidarLane:
             return Returns(points, np.zeros(len(points.index), np.float32), figures)    # NO_INTENSITY, once encoded
         raw = cloud.scalar(name)
         full = intensity_max or (1.0 if raw.dtype.kind == "f" else 255.0)
-        bright = raw > full
-        if np.count_nonzero(bright) > TOO_BRIGHT * points.returns:      # else the returns among them are not so many
-            clipped = np.count_nonzero(bright & np.isfinite(xyz).all(1) & xyz.any(1)) / points.returns
-            if clipped > TOO_BRIGHT:
-                figures["intensity_clipped"] = clipped
         with np.errstate(over="ignore", invalid="ignore"):
             intensity = raw[points.index].astype(np.float32) / np.float32(full)
+        if np.count_nonzero(intensity > 1) > TOO_BRIGHT * len(intensity):
+            clipped = np.count_nonzero((raw > full) & np.isfinite(xyz).all(1) & xyz.any(1)) / points.returns
+            if clipped > TOO_BRIGHT:
+                figures["intensity_clipped"] = clipped
         return Returns(points, intensity, figures)
 
     def draw(self, parts: Sequence[Returns]) -> LidarImage:

@@ -13,6 +13,11 @@ No exception in any of this ends the node: it is counted, logged and reported on
 
 from __future__ import annotations
 
+# ruff: noqa: E402 (memory is to be kept before NumPy and rclpy start threads)
+from mss_models.allocator import keep_freed_memory
+
+keep_freed_memory()
+
 import functools
 import gc
 import logging
@@ -30,7 +35,6 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
-from mss_models.allocator import keep_freed_memory
 from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from mss_models.runtime import OptionError, open_runtime
 from mss_perception import ros_compat, ros_params
@@ -44,6 +48,7 @@ from mss_perception.ros_process import at_first_signal, interrupt, leave, spin
 from mss_perception.ros_topics import Topic, subscribe
 
 DIAGNOSTICS_PERIOD_SEC = 1.0
+SWITCH_SEC = 2e-4           # for which a thread keeps the interpreter when another one wants it; Python has 5 ms
 ERROR_PERIOD_SEC = 10.0     # between two tracebacks of one line of code
 BAD_INPUT = (CalibrationError, CheckpointError, ConfigError, OptionError)
 
@@ -236,7 +241,7 @@ class SegmentationNode(LifecycleNode):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    keep_freed_memory()
+    sys.setswitchinterval(SWITCH_SEC)
     at_first_signal(interrupt)      # until spin() has its own way; ends the loading of the network too
     try:
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)

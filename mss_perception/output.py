@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -19,9 +20,9 @@ class Output:
     mask: input -> used by the network. inputs: input -> state (str), stamp, stamp_delta and age (ns), coverage,
     reason, frozen, and the lane's own figures; what is not known is left out. labels, confidence: uint8 (Hc, Wc) on the
     target camera's grid. extrapolated_ns: how far the vehicle's pose was guessed beyond the newest odometry or tf.
-    images: modality -> uint8 (H, W, 3) as the network saw it, of the inputs in the mask. points: columns x y z (float32
-    metres in frame_id), label and confidence (uint8) of the points that the camera sees. latency_ms: stage ->
-    milliseconds. dropped: the reason why there is no output, or None. view: the target camera's input.
+    images: modality -> uint8 (H, W, 3) as the network saw it, of the inputs in the mask. make_points: what `points` are
+    when somebody asks for them; None where there are none. latency_ms: stage -> milliseconds. dropped: the reason why
+    there is no output, or None. view: the target camera's input.
     """
 
     t_ref_ns: int
@@ -36,10 +37,15 @@ class Output:
     images: dict[str, np.ndarray] = field(default_factory=dict)
     labels: np.ndarray | None = None
     confidence: np.ndarray | None = None
-    points: dict[str, np.ndarray] | None = None
+    make_points: Callable[[], dict[str, np.ndarray]] | None = None
     dropped: str | None = None
     extrapolated_ns: int = 0
     view: str = ""
+
+    @cached_property
+    def points(self) -> dict[str, np.ndarray] | None:
+        """Columns x y z (float32 metres in frame_id), label, confidence (uint8) of the points that the camera sees."""
+        return self.make_points() if self.make_points else None
 
     @classmethod
     def empty(cls, sensor_set: SensorSet, view: str, names: Sequence[str]) -> Output:

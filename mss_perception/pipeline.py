@@ -11,6 +11,7 @@ it is counted under a name instead.
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -200,9 +201,10 @@ class Pipeline:
 
         for output in (one for one in outputs if not one.dropped):
             started, lidar = time.perf_counter(), lidars[output.view]
-            # Each point that the camera sees gets the label of its pixel.
+            # Each point that the camera sees gets the label of its pixel, if anybody asks for it.
             if lidar is not None and self.config.publish_points:
-                output.points = lidar.labelled_points(output.labels, output.confidence, self.runtime.labels.ignore_id)
+                output.make_points = functools.partial(lidar.labelled_points, output.labels, output.confidence,
+                                                       self.runtime.labels.ignore_id)
             # What was a pinhole's view until here goes back onto the camera's own pixels.
             if rectification := views[output.view].rectification:
                 output.labels = rectification.back(output.labels, self.runtime.labels.ignore_id)

@@ -80,7 +80,7 @@ class Outputs:
         image("segmentation/confidence", lambda: output.confidence, "mono8")
         image("segmentation/color", lambda: self.labels.colorize(output.labels), "rgb8")
         image("segmentation/overlay", lambda: self.overlay(output), "rgb8")
-        if output.points is not None and self.wanted(folder + "points/labeled"):
+        if output.make_points and self.wanted(folder + "points/labeled"):
             self.publishers[folder + "points/labeled"].publish(self.labelled_points(output))
 
     def wanted(self, topic: str) -> bool:

@@ -46,7 +46,7 @@ LANES = {"rgb": ImageLane, "depth": DepthLane, "event": EventLane, "lidar": Lida
 INVALID_DATA = (LaneInvalid, MessageError, CameraError)
 """What makes a sample INVALID, with its text as the reason; anything else is a bug."""
 
-COMPARED_BYTES = 4096
+COMPARED_BYTES = 128
 LONGEST_SIDE = 8192     # of the network's images; as the parameters width and height
 
 

@@ -56,9 +56,9 @@ MUTANTS = [
            "t <= one.watermark - self._jump_back"),
     Mutant("a zero stamp is a time like any other", "if sample.t <= 0:", "if sample.t < 0:"),
     Mutant("a packet that ends before it begins is taken", "if sample.begin > sample.t:", "if False:"),
-    Mutant("no offset", "sample.t - one.offset\n            timely", "sample.t\n            timely"),
-    Mutant("the offset has the wrong sign", "sample.t - one.offset\n            timely",
-           "sample.t + one.offset\n            timely"),
+    Mutant("no offset", ", sample.t - one.offset\n", ", sample.t\n"),
+    Mutant("the offset has the wrong sign", ", sample.t - one.offset\n",
+           ", sample.t + one.offset\n"),
     Mutant("the offset is not added back to the stamp of a match", "InputState(state, sample.t + self.offset,",
            "InputState(state, sample.t,"),
     # ticks

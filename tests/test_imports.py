@@ -35,9 +35,7 @@ def imported(path: Path) -> set[str]:
 
 
 def is_ros_file(path: Path) -> bool:
-    """The node's, and the benchmarks, which stand beside what ROS has."""
-    ours = path.parent.name == "mss_perception" and (path.name == "node.py" or path.name.startswith("ros_"))
-    return ours or path.parent.name == "benchmarks"
+    return path.name.startswith("ros_") or path.parent.name == "mss_perception" and path.name == "node.py"
 
 
 def test_every_package_has_files():

@@ -234,7 +234,8 @@ def test_the_lidar_lane_puts_static_points_on_their_true_pixel_at_15_m_per_s_and
     own = fast.ego.pose(T + columns["time"].astype(np.float64)) @ rig.mount("lidar")
     to_camera = np.linalg.inv(fast.ego.pose((t_ref - START_NS) / 1e9) @ rig.mount("camera_optical")) @ own
     true, _ = rig.rgb.project(np.einsum("nij,nj->ni", to_camera, xyz)[:, :3])
-    errors = [np.linalg.norm((one.uv - true)[one.seen & np.isfinite(true[:, 0])], axis=1) for one in (found, single)]
+    errors = [np.linalg.norm((one.uv - true[one.index])[np.isfinite(true[one.index, 0])], axis=1)
+              for one in (found, single)]
     assert deskewed and len(errors[0]) > 5000
     assert errors[0].max() < 0.5 and np.median(errors[1]) > 5
 
