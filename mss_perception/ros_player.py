@@ -170,7 +170,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = Config.from_yaml(options.config) if options.config else Config()
         bag = bag_summary(options.bag)
         if options.write_calibration:
-            calibration.save(options.write_calibration, calibration_of(bag, config))
+            found = calibration_of(bag, config)
+            calibration.save(options.write_calibration, found)
+            cameras = ", ".join(found.cameras) or f"none of {', '.join(config.inputs)}; name their topics in --config"
+            print(f"player: {options.write_calibration}: {len(found.extrinsics)} transforms; cameras: {cameras}")
             return 0
         if options.summary:
             options.summary.touch()     # before playing it is known whether it can be written

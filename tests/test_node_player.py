@@ -170,6 +170,18 @@ def test_bad_input_ends_a_player_with_2_and_one_line(bag, capsys, arguments, wor
     assert status == 2 and words in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_a_written_calibration_tells_what_is_in_it(bag, tmp_path, capsys):
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: the player cannot be imported")
+    from mss_perception import ros_player
+
+    for topic, words in (("camera_info", "1 transforms; cameras: rgb\n"),
+                         ("front/info", "cameras: none of rgb, depth, event, lidar; name their topics in --config")):
+        (tmp_path / "config.yaml").write_text(f"rgb.info_topic: {topic}")
+        assert ros_player.main([str(bag.path), "--write-calibration", str(tmp_path / f"{topic[:5]}.yaml"), "--config",
+                                str(tmp_path / "config.yaml")]) == 0
+        assert words in capsys.readouterr().out
+
+
 def test_what_cannot_be_played_is_told_and_what_was_asked_for_refused(bag, tmp_path, capsys):
     pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing can be played")
     from mss_perception import ros_player
