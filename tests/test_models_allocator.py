@@ -8,15 +8,13 @@ import sys
 import pytest
 
 AGAIN = """
-import ctypes, resource, threading
-ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)     # PR_SET_THP_DISABLE: huge pages, where there are any, are few faults
+import resource, threading
 from mss_models.allocator import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 import numpy as np
 def take():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(4):
-        np.full(1 << 24, 1, np.uint8)
+    np.full(1 << 26, 1, np.uint8)       # more than glibc ever keeps of its own accord
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 faults = []
 def take_twice():       # as the network does in the node: not in the first thread
@@ -33,4 +31,4 @@ def test_what_is_freed_is_taken_again_without_page_faults():
                                                   text=True, check=True).stdout.split())) for keep in (True, False))
     if not kept[0]:
         pytest.skip("the C library is not glibc")
-    assert kept[1] < 100 < faults[1]
+    assert 32 <= faults[1] > 10 * kept[1]       # a fault for each huge page at the least

@@ -552,7 +552,7 @@ def test_closing_ends_the_thread_and_counts_what_waited(stream, runtime):
         pipeline.receive(role, message, now_ns)
     pipeline.collector.flush(now_ns)
     assert gate.entered.wait(30)
-    threading.Timer(0.1, gate.go.set).start()
+    threading.Timer(0.5, gate.go.set).start()     # long after close has begun
     pipeline.close()
     assert pipeline.dropped["closed"] == 1
     assert pipeline.outputs + sum(pipeline.dropped.values()) == pipeline.ticks
