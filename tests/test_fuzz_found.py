@@ -18,6 +18,7 @@ from mss_perception.transforms import MAX_FRAMES, Transforms
 
 @pytest.mark.parametrize(("change", "message"), [
     ((b'"recipe"', b'"\xffecipe"'), "'utf-8' codec can't decode"),
+    ((b"\x06logits", b"\x06lo\xffits"), "not UTF-8"),
     ((b"\x06images", b"\x06imagez"), "has nothing .* as 'images'"),
     ((b"\x07present", b"\x07presenT"), "has nothing .* as 'present'"),
     ((b"\x06labels", b"\x06LABELS"), "has nothing .* as 'labels'"),

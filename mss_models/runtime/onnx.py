@@ -66,8 +66,12 @@ class OnnxRuntime(ExportedRuntime):
                     "logits": ("tensor(float)", (None, classes, height, width)),
                     "labels": ("tensor(uint8)", (None, height, width)),
                     "confidence": ("tensor(uint8)", (None, height, width))}
-        found = {one.name: (one.type, one.shape)
-                 for one in (*self._session.get_inputs(), *self._session.get_outputs())}
+        try:
+            found = {one.name: (one.type, one.shape)
+                     for one in (*self._session.get_inputs(), *self._session.get_outputs())}
+        except UnicodeDecodeError as error:
+            raise OptionError(f"{source} has names of inputs, outputs or sizes that are not UTF-8: export the "
+                              "checkpoint again") from error
         for name, (kind, sizes) in expected.items():
             there, shape = found.pop(name, ("nothing", ()))
             if there != kind or len(shape) != len(sizes) or any(
