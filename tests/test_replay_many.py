@@ -13,6 +13,7 @@ from pathlib import Path
 
 import boxes
 import numpy as np
+import psutil
 import pytest
 import torch
 from test_replay import frames, without_latency
@@ -257,7 +258,13 @@ def test_an_interrupted_replay_ends_like_an_uninterrupted_one(drives, network, m
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(out.glob("*/frames.jsonl")):
             time.sleep(0.01)
+        workers = psutil.Process(process.pid).children()
+        for one in workers:     # they must not be done before the signal comes
+            one.suspend()
         process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+        for one in workers:
+            one.resume()
         _, told = process.communicate(timeout=60)
     assert process.returncode == 130 and told.splitlines()[-1] == f"replay: interrupted; --resume goes on with {out}"
     assert not (out / "metrics.json").exists()
