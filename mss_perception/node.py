@@ -44,7 +44,7 @@ from mss_perception.faults import SECOND
 from mss_perception.pipeline import Output, Pipeline
 from mss_perception.ros_diagnostics import Diagnostics
 from mss_perception.ros_outputs import Outputs
-from mss_perception.ros_process import at_first_signal, interrupt, leave, spin
+from mss_perception.ros_process import Interrupted, Interruptible, ignore_signals, leave, spin
 from mss_perception.ros_topics import Topic, subscribe
 
 DIAGNOSTICS_PERIOD_SEC = 1.0
@@ -242,7 +242,7 @@ class SegmentationNode(LifecycleNode):
 
 def main(argv: Sequence[str] | None = None) -> int:
     sys.setswitchinterval(SWITCH_SEC)
-    at_first_signal(interrupt)      # until spin() has its own way; ends the loading of the network too
+    loading = Interruptible()       # until spin() has its own way
     try:
         rclpy.init(args=argv, signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:       # rclpy's own: an argument, parameter file or environment that rcl cannot use
@@ -258,13 +258,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if transition() != TransitionCallbackReturn.SUCCESS:
                     print(f"mss_perception: {node.failure}", file=sys.stderr)
                     return 2 if node.failed_by_input else 1
+            loading.check()
             node.get_logger().info("active")
         spin(executor)
     except ConfigError as error:
         print(f"mss_perception: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        pass
+    except Interrupted:
+        ignore_signals()
     finally:
         executor.shutdown()
         if node:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: there is nothing to run")
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
 
-from mss_perception.ros_process import SIGNALS, at_first_signal, interrupt, leave, spin  # noqa: E402
+from mss_perception.ros_process import (  # noqa: E402
+    SIGNALS,
+    Interrupted,
+    Interruptible,
+    ignore_signals,
+    leave,
+    spin,
+)
 
 
 @pytest.fixture
@@ -49,12 +60,41 @@ def test_the_first_signal_ends_spinning_with_the_context_whole_and_the_next_do_n
     assert len(calls) >= 3 and all(calls) and node.context.ok()
 
 
-def test_before_spinning_the_first_signal_is_a_keyboard_interrupt_and_the_next_do_nothing(node):
-    at_first_signal(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGTERM)
-    for one in SIGNALS:
-        os.kill(os.getpid(), one)
+def test_before_spinning_each_signal_ends_what_is_at_work_until_the_end_begins(node):
+    loading = Interruptible()
+    loading.check()
+    for number in SIGNALS:
+        with pytest.raises(Interrupted):
+            os.kill(os.getpid(), number)
+    ignore_signals()
+    for number in SIGNALS:
+        os.kill(os.getpid(), number)
+    with pytest.raises(Interrupted):
+        loading.check()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_what_a_callback_from_c_swallows_is_raised_again(node):
+    """As of llvmlite, which the kernels are compiled with."""
+    loading = Interruptible()
+    ctypes.CFUNCTYPE(None)(lambda: os.kill(os.getpid(), signal.SIGINT))()
+    with pytest.raises(Interrupted):
+        loading.check()
+
+
+def test_a_process_that_was_interrupted_in_an_import_ends_with_its_own_status(tmp_path):
+    (tmp_path / "ends.py").write_text(
+        "import sys\n"
+        "from mss_perception.ros_process import Interrupted, Interruptible\n"
+        "Interruptible()\n"
+        "try:\n"
+        "    exec('import os; os.kill(os.getpid(), 2); [None for _ in range(1000)]')\n"
+        "except Interrupted:\n"
+        "    print('ended')\n"
+        "sys.exit(3)\n")
+    done = subprocess.run([sys.executable, "-m", "ends"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "ended\n"), done.stderr
 
 
 def test_what_a_callback_raises_ends_spinning_and_is_raised(node):
