@@ -87,9 +87,9 @@ class DepthLane:
         alone = min(0.5 * scale_x * self.target.K[0, 0] / camera.K[0, 0], LARGEST_HALF)
         half = kernels.depth_footprint(points.index, points.z, points.uv, camera.width, scale_x, scale_y, alone,
                                        FOOTPRINT, LARGEST_HALF)
-        image, keys, _ = kernels.draw_squares(points.uv, points.z, codes, half, self.height, self.width,
-                                              self.target.height, self.target.width)
-        return image, int(np.count_nonzero(keys < kernels.EMPTY)), figures
+        image, drawn = kernels.draw_squares(points.uv, points.z, codes, half, self.height, self.width,
+                                            self.target.height, self.target.width)
+        return image, drawn, figures
 
 
 class MetricDepth:

@@ -256,9 +256,10 @@ def draw_nearest(uv, distance, codes, dilate, height, width, full_height, full_w
 
     uv (M, 2) in the full image of full_height x full_width, distance (M,) float32 metres, codes (M,) uint32 what to
     draw, as `packed` gives it; it decides between two equally near points.
-    Returns image (height, width, 3) uint8, 0 where there is nothing, and of the rows from the first to the last in
-    which there may be something: keys (rows, width) uint64, whose upper halves are the bits of the nearest distance and
-    which are EMPTY where there is nothing, and the first row's number. A LiDAR sees a band of the image.
+    Returns image (height, width, 3) uint8, 0 where there is nothing; own (rows + 2 dilate, width + 2 dilate) uint64,
+    the keys of the points that are nearest in their own pixels, EMPTY in others, with an edge around; and the number of
+    its first row but for the edge, for there are only those rows in which there may be something: a LiDAR sees a band
+    of the image. The upper half of a key is the distance's bits.
     """
     scale_x, scale_y = width / full_width, height / full_height
     first, rows = band(uv, scale_y, dilate + 1.0, height)
@@ -267,23 +268,23 @@ def draw_nearest(uv, distance, codes, dilate, height, width, full_height, full_w
     for i in range(len(uv)):
         u, v = place_on_grid(uv[i], scale_x, scale_y, width, height)
         lower(own, np.uintp(int(v) - first + dilate), np.uintp(int(u) + dilate), key_of(near[i], codes[i]))
-    keys, image = np.empty((rows, width), np.uint64), blank_around(height, width, first, rows)
-    line = np.empty(own.shape[1], np.uint64)
+    image = blank_around(height, width, first, rows)
+    columns, keys = np.empty(own.shape[1], np.uint64), np.empty(width, np.uint64)
     for y in range(rows):       # the least of a square is that of its columns' least
-        line[:] = own[y]
+        take_least(own[y:y + 2 * dilate + 1], columns)
+        for i in range(width):
+            keys[i] = columns[i]
         for k in range(1, 2 * dilate + 1):
-            lower_all(line, own[y + k])
-        keys[y] = line[:width]
-        for k in range(1, 2 * dilate + 1):
-            lower_all(keys[y], line[k:k + width])
-        colour(image[first + y], keys[y])
-    return image, keys, first
+            lower_all(keys, columns[k:k + width])
+        colour(image[first + y], keys)
+    return image, own, first
 
 
 @compiled
 def draw_squares(uv, distance, codes, half, height, width, full_height, full_width):
     """As draw_nearest, each point as a square of its own: half (M,) float32, half the side in pixels of the grid. It
-    covers the pixels whose centres are in it, and at least the one that it falls into."""
+    covers the pixels whose centres are in it, and at least the one that it falls into. Returns image and in how many
+    pixels there is something."""
     scale_x, scale_y = width / full_width, height / full_height
     first, rows = band(uv, scale_y, half.max() if len(half) else np.float32(0.0), height)
     keys = np.full((rows, width), EMPTY)
@@ -298,10 +299,11 @@ def draw_squares(uv, distance, codes, half, height, width, full_height, full_wid
         for y in range(top, bottom + np.uintp(1)):
             for x in range(left, right + np.uintp(1)):
                 lower(keys, y, x, key_of(near[i], codes[i]))
-    image = blank_around(height, width, first, rows)
+    image, drawn = blank_around(height, width, first, rows), 0
     for y in range(rows):
         colour(image[first + y], keys[y])
-    return image, keys, first
+        drawn += (keys[y] < EMPTY).sum()
+    return image, drawn
 
 
 @compiled
@@ -331,6 +333,14 @@ def key_of(distance_bits, codes):
 @compiled
 def lower(keys, y, x, key):
     keys[y, x] = min(keys[y, x], key)
+
+
+@compiled
+def take_least(rows, result):
+    for i in range(len(result)):        # an assignment of whole arrays takes four times as long
+        result[i] = rows[0, i]
+    for k in range(1, len(rows)):
+        lower_all(result, rows[k])
 
 
 @compiled
@@ -450,11 +460,15 @@ def labelled_points(labels, confidence, x, y, z, uv, nearest, ignore_id):
 
 @compiled
 def is_hidden(distance, across, down, nearest):
-    """Whether something nearer is drawn at this place, in 0..1 of the image from its corner. nearest: keys, the number
-    of their first row and of all rows of the image."""
-    keys, first, rows = nearest
-    columns = keys.shape[1]
-    key = keys[min(int(down * rows), rows - 1) - first, min(int(across * columns), columns - 1)]
+    """Whether something nearer is drawn at this place, in 0..1 of the image from its corner. nearest: own and the first
+    row as of draw_nearest, `dilate`, and how many rows the image has."""
+    own, first, dilate, rows = nearest
+    columns = own.shape[1] - 2 * dilate
+    row, column = min(int(down * rows), rows - 1) - first, min(int(across * columns), columns - 1)
+    key = EMPTY
+    for y in range(row, row + 2 * dilate + 1):
+        for x in range(column, column + 2 * dilate + 1):
+            key = min(key, own[y, x])
     return distance > HIDDEN_RATIO * np.uint32(key >> np.uint64(32)).view(np.float32) + HIDDEN_METRES
 
 

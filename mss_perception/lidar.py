@@ -45,16 +45,18 @@ class Returns:
 
 @dataclass
 class LidarImage(LaneImage):
-    """points: where each point is in the target camera. drawn: keys and first row as kernels.draw_nearest has them."""
+    """points: where each point is in the target camera. drawn: own keys and first row of kernels.draw_nearest, and by
+    how many pixels points are grown."""
 
     target: Camera | None = None
     points: ProjectedPoints | None = None
-    drawn: tuple[np.ndarray, int] | None = None
+    drawn: tuple[np.ndarray, int, int] | None = None
 
     @property
     def nearest(self) -> np.ndarray:
         """(H, W) float32 range in metres of what is drawn, inf where nothing is."""
-        keys, first = self.drawn
+        own, first, dilate = self.drawn
+        keys = np.lib.stride_tricks.sliding_window_view(own, (2 * dilate + 1, 2 * dilate + 1)).min((2, 3))
         whole = np.full(self.image.shape[:2], np.inf, np.float32)
         whole[first:first + len(keys)] = (keys >> 32).astype(np.uint32).view(np.float32)
         return whole
@@ -139,10 +141,11 @@ class LidarLane:
         distance, codes = kernels.encode_lidar(
             points.x, points.y, points.z, np.concatenate([one.intensity for one in parts]), p["near_m"],
             np.log(p["max_m"] / p["near_m"]), p["intensity_scale"], p["height_min_m"], p["height_max_m"])
-        image, *drawn = kernels.draw_nearest(points.uv, distance, codes, int(p["dilate_px"]), self.height, self.width,
-                                             self.target.height, self.target.width)
+        dilate = int(p["dilate_px"])
+        image, own, first = kernels.draw_nearest(points.uv, distance, codes, dilate, self.height, self.width,
+                                                 self.target.height, self.target.width)
         figures = dict(parts[0].figures) if len(parts) == 1 else {}
-        return LidarImage(image, figures, self.target, points, tuple(drawn))
+        return LidarImage(image, figures, self.target, points, (own, first, dilate))
 
 
 def point_times_ns(cloud: Cloud, unit: str = "auto") -> np.ndarray | None:

@@ -89,8 +89,8 @@ class RadarLane:
             np.concatenate([one.speed for one in parts]), p["near_m"], np.log(p["max_m"] / p["near_m"]),
             p["doppler_max_mps"])
         half = np.full(len(distance), p["dilate_px"] + 0.5, np.float32)
-        image, *_ = kernels.draw_squares(points.uv, distance, codes, half, self.height, self.width,
-                                         self.target.height, self.target.width)
+        image, _ = kernels.draw_squares(points.uv, distance, codes, half, self.height, self.width, self.target.height,
+                                        self.target.width)
         return LaneImage(image, dict(parts[0].figures) if len(parts) == 1 else {})
 
 
