@@ -226,7 +226,7 @@ def cloud_decoding(count: int = POINTS) -> Row:
     reader = optional("sensor_msgs_py.point_cloud2")
     cloud = cloud_of(optional("mss_perception.ros_compat").TYPES, some_points(count))
     return Row(f"cloud: {count:,} points, PointCloud2 -> fields", "sensor_msgs_py read_points",
-               lambda: messages.decode_cloud(cloud).fields, lambda: reader.read_points(cloud), 1.0)
+               lambda: messages.decode_cloud(cloud).fields, lambda: reader.read_points(cloud))
 
 
 def copies(size: tuple[int, int], points: int) -> list[Result]:
