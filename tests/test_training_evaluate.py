@@ -101,6 +101,9 @@ def test_any_modal_against_the_runtime(everything, network, tree):
     assert mious[summary["top1_subset"]] == summary["top1"]
     assert set(metrics["conditions"]) == {"night", "sun", "normal", "motionblur"}
     assert metrics["conditions"]["sun"] == metrics["conditions"]["normal"] != metrics["conditions"]["night"]
+    priors = metrics["prior_by_condition"]
+    assert set(priors) == set(metrics["conditions"])
+    assert priors["sun"] == priors["normal"] != priors["night"] != metrics["prior"]["miou_present"]
 
 
 def test_damaged_modalities(everything):
@@ -247,6 +250,7 @@ def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):
     assert copy.card["scores"]["miou_published"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["miou_published"]
     assert copy.card["scores"]["iou"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["iou"]
     assert copy.card["recipe"] == {"name": "x"} and copy.card["scores"]["class_prior"] is None
+    assert "conditions" not in copy.card["scores"]
     original = checkpoints.load(network).model.state_dict()
     assert all(torch.equal(value, original[name]) for name, value in copy.model.state_dict().items())
 

@@ -510,9 +510,14 @@ def test_class_prior_against_brute_force(data):
         expected[y, x] = np.bincount(column, minlength=25).argmax()
     prior = class_prior(iter(labels), 25)
     np.testing.assert_array_equal(prior, expected)
-    assert score_prior(prior, data).pixels == sum((data.read_labels(i) != 255).sum() for i in range(len(data)))
+    scored = score_prior(prior, data)
+    frames = [(one.weather, one.case) for one in data.frames]
+    assert {condition: one.pixels for condition, one in scored.items()} == {
+        condition: sum((data.read_labels(i) != 255).sum() for i, of in enumerate(frames) if of == condition)
+        for condition in frames}
     target = data.read_labels(0)
-    assert score_prior(prior, Deliver(data.root, "test", limit=1)).iou()[12] == pytest.approx(
+    first = score_prior(prior, Deliver(data.root, "test", limit=1))[frames[0]]
+    assert first.iou()[12] == pytest.approx(
         ((target == 12) & (prior == 12)).sum() / ((target == 12) | (prior == 12)).sum())
     with pytest.raises(ValueError, match="at least one labelled pixel"):
         class_prior(iter([np.full((4, 4), 255, np.uint8)]), 25)

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -44,8 +44,16 @@ from training.protocols.counts import (
     write_scores,
 )
 from training.protocols.grid import SCORE_AT, EvaluationError, Grid
-from training.protocols.scoring import Scores
-from training.protocols.summary import CONVENTIONS, by_condition, figures, of_subsets, robustness_tables, summarise
+from training.protocols.scoring import Condition, Scores
+from training.protocols.summary import (
+    CONVENTIONS,
+    by_condition,
+    figures,
+    mious_by_condition,
+    of_subsets,
+    robustness_tables,
+    summarise,
+)
 from training.report import markdown, page
 
 
@@ -77,7 +85,7 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
         for frames in cluster.run(partial(score_part, alike, out, needed), missing, jobs, ray is not None, gpu=gpu,
                                   within=one_thread):
             bar.update(frames)
-    prior = prior_confusion(job, out)
+    prior = prior_scores(job, out)
     metrics = {
         "command": command, "model_id": runtime.model_id,
         "architecture": checkpoints.load(job.checkpoint).model.architecture, "card": runtime.card,
@@ -93,14 +101,15 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
     return metrics
 
 
-def tables(scores: Scores, prior: Confusion | None, dataset: Dataset, protocols: Sequence[str]) -> dict:
+def tables(scores: Scores, prior: Mapping[Condition, Confusion] | None, dataset: Dataset, protocols: Sequence[str],
+           ) -> dict:
     """The figures of metrics.json."""
     names = dataset.labels.names
     pixels = max((merge(one) for one in scores.values()), key=lambda one: one.pixels).hist.sum(1)  # no frame skipped
     if not pixels.any():
         raise EvaluationError(f"none of the {len(dataset)} frames has a labelled pixel; there is nothing to score")
     result = {"class_pixels": dict(zip(names, map(int, pixels), strict=True)),
-              "prior": prior and figures(prior, names)}
+              "prior": prior and figures(merge(prior), names)}
     if subsets := of_subsets(scores, "any-modal"):
         result["subsets"] = {key(subset): figures(one, names) for subset, one in subsets.items()}
         result["summary"] = summarise(subsets)
@@ -110,11 +119,13 @@ def tables(scores: Scores, prior: Confusion | None, dataset: Dataset, protocols:
                 one |= {convention.replace("miou", "margin"): round(one[convention] - result["prior"][convention], 2)
                         for convention in CONVENTIONS if one["miou_present"] is not None}
     if "conditions" in protocols:
-        result["conditions"] = by_condition(scores, [*dataset.WEATHERS, *dataset.CASES])
+        conditions = [*dataset.WEATHERS, *dataset.CASES]
+        result["conditions"] = by_condition(scores, conditions)
+        result["prior_by_condition"] = prior and mious_by_condition(prior, conditions)
     return result | robustness_tables(scores, names)
 
 
-def prior_confusion(job: Job, out: Path) -> Confusion | None:
+def prior_scores(job: Job, out: Path) -> dict[Condition, Confusion] | None:
     """What the per-pixel class prior of the train split's labels scores; None where that split is not there."""
     runtime, dataset = open_job(job)
     try:
@@ -123,12 +134,12 @@ def prior_confusion(job: Job, out: Path) -> Confusion | None:
         return None
     path, trial = out / "parts" / f"prior-{train_set.fingerprint()}.npz", Trial("prior", ("train",))
     if (known := read_scores(path)) is not None:
-        return known[trial]["", ""]
+        return known[trial]
     frames = tqdm(range(len(train_set)), "class prior", unit="frame", dynamic_ncols=True, leave=False)
     prior = class_prior((train_set.read_labels(i) for i in frames), len(dataset.labels))
-    confusion = score_prior(prior, dataset, job.grid)
-    write_scores(path, {trial: {("", ""): confusion}})
-    return confusion
+    scores = score_prior(prior, dataset, job.grid)
+    write_scores(path, {trial: scores})
+    return scores
 
 
 def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
@@ -137,6 +148,7 @@ def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
     kept = ("command", "split", "frames", "recording", "precision", "summary")
     scores = {name: metrics[name] for name in kept} | {
         "class_prior": metrics["prior"] and metrics["prior"]["miou_present"]} | {
+        name: metrics[name] for name in ("conditions", "prior_by_condition") if name in metrics} | {
         name: {subset: figures[name] for subset, figures in metrics["subsets"].items()}
         for name in (*CONVENTIONS, "iou")}
     return checkpoints.save(target, one.model, one.labels, one.encodings, {**one.card, "scores": scores},

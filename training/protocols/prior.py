@@ -9,6 +9,7 @@ import numpy as np
 from mss_models.metrics import Confusion
 from training.datasets.dataset import Dataset
 from training.protocols.grid import Grid, resized
+from training.protocols.scoring import Condition
 
 
 def class_prior(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
@@ -32,11 +33,13 @@ def class_prior(labels: Iterable[np.ndarray], num_classes: int) -> np.ndarray:
     return prior
 
 
-def score_prior(prior: np.ndarray, dataset: Dataset, grid: Grid | None = None) -> Confusion:
-    """What predicting `prior` (H, W) for every frame scores, at the size that `grid` scores at."""
+def score_prior(prior: np.ndarray, dataset: Dataset, grid: Grid | None = None) -> dict[Condition, Confusion]:
+    """What predicting `prior` (H, W) for every frame scores in each condition, at the size that `grid` scores at."""
     grid = grid or Grid()
-    confusion = Confusion(len(dataset.labels), dataset.labels.ignore_id)
-    for index in range(len(dataset)):
+    scores: dict[Condition, Confusion] = {}
+    for index, frame in enumerate(dataset.frames):
         target = grid.target(dataset.read_labels(index))
-        confusion.update(target, resized(prior, target.shape))
-    return confusion
+        if (condition := (frame.weather, frame.case)) not in scores:
+            scores[condition] = Confusion(len(dataset.labels), dataset.labels.ignore_id)
+        scores[condition].update(target, resized(prior, target.shape))
+    return scores

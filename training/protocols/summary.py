@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from mss_models.metrics import Confusion
-from training.protocols.scoring import Scores, merge
+from training.protocols.scoring import Condition, Scores, merge
 from training.protocols.subsets import Subset, expectation, key
 from training.protocols.trials import LEVELS, RATES
 
@@ -65,12 +65,17 @@ def subset_table(confusions: Mapping[Subset, Confusion]) -> dict:
 def by_condition(scores: Scores, conditions: Iterable[str]) -> dict[str, dict[str, dict]]:
     """{condition: {subset: mIoUs}} of any-modal, for the weathers and cases that occur."""
     table: dict[str, dict[str, dict]] = {}
-    for name in conditions:
-        for trial, counts in scores.items():
-            confusion = merge(counts, lambda *of, name=name: name in of) if trial.protocol == "any-modal" else None
-            if confusion is not None:
-                table.setdefault(name, {})[key(trial.subset)] = mious(confusion)
+    for trial, counts in scores.items():
+        if trial.protocol == "any-modal":
+            for name, figures_there in mious_by_condition(counts, conditions).items():
+                table.setdefault(name, {})[key(trial.subset)] = figures_there
     return table
+
+
+def mious_by_condition(counts: Mapping[Condition, Confusion], conditions: Iterable[str]) -> dict[str, dict]:
+    """{condition: mIoUs} for the weathers and cases that occur."""
+    merged = {name: merge(counts, lambda *of, name=name: name in of) for name in conditions}
+    return {name: mious(one) for name, one in merged.items() if one is not None}
 
 
 def robustness_tables(scores: Scores, names: Sequence[str]) -> dict:
