@@ -119,6 +119,21 @@ def test_published_rows_average_as_printed(row):
     assert row.values.get("top1", max(values)) == max(values) and row.values.get("last1", min(values)) == min(values)
 
 
+def test_published_ablations_differ_as_printed():
+    """The papers print the differences, too, or tell them in their text."""
+    (equiseg,) = [one for one in ROBUSTNESS if (one.method, one.backbone) == ("EQUISeg", "B0")]
+    printed_emm = {"mean for the SQ-Hub": -1.94, "no cross-attention": -5.41, "no addition": -6.16, "no SGM": -3.23,
+                   "no prototypes": -4.93, "cosine pairing": -1.66, "lambda 1": -1.31, "lambda 40": -0.38,
+                   "lambda 80": -0.24}
+    rows = {one.method.partition(", ")[2]: one.values for one in ROBUSTNESS if one.method.startswith("EQUISeg, ")}
+    assert {name: round(one["emm"] - equiseg.values["emm"], 2) for name, one in rows.items()} == printed_emm
+    assert [round(rows[name]["clean"] - equiseg.values["clean"], 2) for name in list(printed_emm)[:3]] == [
+        -0.69, -1.34, -4.57]
+    softmin, uniform = (next(one.values for one in ANY_MODAL if one.method == f"CHARM, {name} sampling")
+                        for name in ("softmin", "uniform"))
+    assert [round(softmin[one] - uniform[one], 2) for one in ("average", "last1")] == [2.75, 3.11]
+
+
 # --- versions of images ----------------------------------------------------------------------------------------------
 
 def versions(names=("a", "b"), size=(96, 64), seed=0, constant=False):

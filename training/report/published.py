@@ -54,6 +54,11 @@ ANY_MODAL = (
     _any("DELIVER", "RobustSeg", "B0", f"{ROBUSTSEG}, table 1 (its row averages 49.80)", 49.89, row=(
         48.80, 53.99, 23.96, 26.06, 62.60, 49.49, 50.58, 55.36, 54.04, 32.13, 62.08, 62.13, 50.63, 55.04, 60.16)),
     _any("DELIVER", "CHARM", "B0", f"{CHARM}, table 1", 50.97, 64.03, 26.47),
+    *(_any("DELIVER", f"CHARM, {variant}", "B0", f"{CHARM}, table 2", *values) for variant, *values in (
+        ("(a) addition", 33.95, 63.17, 2.30), ("(b) CoL", 41.53, 62.50, 3.28), ("(c) CoL, MPU", 45.23, 63.97, 15.89),
+        ("(d) CoL, InE", 48.76, 62.78, 24.40))),
+    *(_any("DELIVER", f"CHARM, {sampling} sampling", "B0", f"{CHARM}, table 3", *values) for sampling, *values in (
+        ("softmax", 46.80, 64.03, 16.45), ("uniform", 48.22, 63.88, 23.36), ("softmin", 50.97, 64.04, 26.47))),
     _any("DELIVER", "CMNeXt", "B2", f"{ANY2SEG}, table 3 (its row averages 25.15, which CHARM prints)", 25.25, 66.43,
          0.72, row=(3.76, 0.81, 1.00, 0.72, 50.33, 13.23, 18.22, 21.48, 3.83, 2.86, 66.24, 66.43, 15.75, 46.29, 66.30)),
     _any("DELIVER", "MAGIC", "B2", f"{CHARM}, table 1", 44.66, 67.66, 0.27),
@@ -104,6 +109,12 @@ ROBUSTNESS = (
     *(_robust("DELIVER", *row[:2], f"{ROBUSTSEG}, table 2", _R2, *row[2:]) for row in (
         ("SegFormer-mean", "B0", 39.06, 53.12, 39.69, 53.48, 1.78, 37.43),
         ("RobustSeg", "B0", 49.72, 58.04, 51.81, 58.44, 32.13, 50.03))),
+    *(_robust("DELIVER", f"EQUISeg{variant}", "B0", f"{EQUISEG}, table {number}", ("clean", "emm"), *values)
+      for variant, number, *values in (
+          ("", 2, 63.26, 44.77), (", mean for the SQ-Hub", 2, 62.57, 42.83), (", no cross-attention", 2, 61.92, 39.36),
+          (", no addition", 2, 58.69, 38.61), (", no SGM", 3, None, 41.54), (", no prototypes", 3, None, 39.84),
+          (", cosine pairing", 3, None, 43.11), (", lambda 1", 3, None, 43.46), (", lambda 40", 3, None, 44.39),
+          (", lambda 80", 3, None, 44.53))),
     _robust("DELIVER", "EQUISeg", "B2", f"{EQUISEG}, table 1", _EQUISEG, 67.90, 48.22, 65.75, 50.96, 64.64, 34.87,
             19.13, 50.21),
     _robust("MUSES", "EQUISeg", "B0 or B2", f"{EQUISEG}, table 1 (its text names both backbones)", _EQUISEG, 50.26,
