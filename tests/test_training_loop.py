@@ -201,6 +201,18 @@ def test_a_full_disk_is_named_and_leaves_the_old_state(tree, tmp_path):
     train(DEBUG, tree, tmp_path / "run", resume=True)
 
 
+def test_a_log_that_fills_the_disk_is_named(tree, tmp_path, capsys):
+    limits, out = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "run"
+    arguments = ["debug", "--data", str(tree), "--out", str(out), "--set", "iterations=50", "eval_every=50"]
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1300, limits[1]))
+        assert main(arguments) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert capsys.readouterr().err.splitlines()[-1].endswith(f"File too large: '{out / 'log.jsonl'}'")
+    assert {path.name for path in out.iterdir()} <= {"recipe.json", "log.jsonl", "tensorboard"}
+
+
 def test_checkpoint_card_and_init(tree, tmp_path, capsys):
     assert main(["debug", "--data", str(tree), "--out", str(tmp_path / "a"), "--set", "eval_frames=1"]) == 0
     saved = checkpoints.load(tmp_path / "a/last.safetensors")

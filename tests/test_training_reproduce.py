@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
 from deliver_tree import write_tree
 
 from training import reproduce as module
+from training.datasets.deliver import SUFFIXES, WEATHERS
+from training.datasets.opening import open_dataset
 from training.loop import train
-from training.reproduce import Place, ReproduceError, chosen, claimed, main, recipe_of, reproduce
+from training.reproduce import Place, ReproduceError, chosen, claimed, is_done, main, read_result, recipe_of, reproduce
+from training.reproduce_page import page
 from training.reproduce_plan import Run
+from training.synthetic import deliver_tree
 
 PHASE = "phases=[{share: 1, crop: 32, batch: 2}]"
 SMALL = (PHASE, "iterations=2", "eval_every=2", "eval_frames=1", "head_width=16", "modalities=[rgb, lidar]")
@@ -139,6 +145,31 @@ def test_command_line_errors(tmp_path, capsys, arguments, message):
         status = stop.code
     shown = capsys.readouterr().err
     assert status == 2 and shown.startswith("error: ") and message in shown and shown.count("\n") == 1
+
+
+def test_committed_results_are_of_the_documented_world_and_of_the_recipes(tmp_path):
+    """And docs/results.md is what they give."""
+    docs = Path(module.__file__).parents[1] / "docs"
+    command = re.search(r"training.synthesize --out runs/mini .*--split train val test --frames (\d+) (\d+) (\d+) "
+                        r"--size 256 --seed 1\n", (text := (docs / "training.md").read_text()))
+    planned = {split: deliver_tree.plan(split, int(frames), list(WEATHERS), 256, 1)
+               for split, frames in zip(("train", "val", "test"), command.groups(), strict=True)}
+    deliver_tree.begin(tmp_path, planned)
+    for kind in SUFFIXES:
+        (tmp_path / kind).mkdir()
+    for path in (one.file(tmp_path, "img", frame) for split in planned.values() for one in split
+                 for frame in range(one.frames)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()  # an origin is of how it was recorded: no picture is looked at
+    origins = {split: open_dataset(tmp_path, split, limit=limit, strict=False).origin()
+               for split, limit in (("train", None), ("val", None), ("test", 125))}
+    assert ", ".join(f"{split} {value}" for split, value in origins.items()) in text
+    place = Place(tmp_path, docs / "results", tmp_path / "runs", frames=125)
+    runs = {one.name: one for one in module.PLAN}
+    results = [read_result(path) for path in sorted(place.out.glob("*-seed*.json"))]
+    assert results and all(is_done(runs[one["run"]], one["seed"], place, origins) for one in results)
+    notes = place.out / "notes.md"
+    assert (docs / "results.md").read_text() == page(results, "results", notes.read_text() if notes.exists() else "")
 
 
 def test_list_shows_what_is_done(tmp_path, capsys):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 LOG = logging.getLogger(__name__)
@@ -24,8 +25,11 @@ class Log:
             self._board = SummaryWriter(str(out / "tensorboard"))
 
     def add(self, record: Mapping) -> None:
-        """record: iteration, and numbers or dicts of numbers by name."""
-        print(json.dumps(record), file=self._file, flush=True)
+        """record: iteration, and numbers or dicts of numbers by name. Raises OSError that names the file."""
+        try:
+            print(json.dumps(record), file=self._file, flush=True)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, self._file.name) from error
         if self._board:
             for name, value in record.items():
                 for key, number in (value.items() if isinstance(value, dict) else [("", value)]):
@@ -35,6 +39,7 @@ class Log:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # it tries again to write what `add` could not
+            self._file.close()
         if self._board:
             self._board.close()

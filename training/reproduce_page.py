@@ -44,12 +44,12 @@ def introduction(results: Sequence[Mapping]) -> str:
 
     def of(values: Iterable) -> str:
         return "; ".join(sorted(set(map(str, values))))
-    data = of(f"{one['dataset']}, " + ", ".join(f"{split} {value}" for split, value in one["data"].items())
+    data = of(f"in {one['dataset']}'s layout, " + ", ".join(f"{split} {value}" for split, value in one["data"].items())
               for one in results)
     phases = ", ".join(f"{phase['batch']} crops of {phase['crop']}" for phase in recipe["phases"])
     return (f"{len(results)} runs, seeds {of(one['seed'] for one in results)}, {of(one['date'] for one in results)}, "
-            f"on {of(one['hardware'] for one in results)}. Data: {data} (origins); "
-            f"{of(one['frames'] for one in results)} test frames. The same for all: "
+            f"on {of(one['hardware'] for one in results)}. Data {data} (origins; docs/training.md has the "
+            f"recorded world's); {of(one['frames'] for one in results)} test frames. The same for all: "
             f"{max(one['iterations'] for one in results)} iterations, a student's with its teacher's, of {phases}; "
             f"learning rate {recipe['lr']:g}, schedule and augmentation; no pretrained weights. Network precision in "
             f"evaluation: {of(one['precision'] for one in results)}.")
