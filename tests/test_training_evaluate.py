@@ -27,6 +27,7 @@ from training.datasets.opening import open_dataset
 from training.protocols import all_subsets, counts, key
 from training.report.page import _published
 from training.report.published import differences, is_published_data
+from training.report.tables import source_text
 
 FULL = "rgb+depth+event+lidar"
 
@@ -142,6 +143,7 @@ def test_report(everything):
                     "Frames"):
         assert f"<h2>{section}</h2>" in page
     assert "<b>Other data.</b>" in page and ">50.03</td>" in page
+    assert "<dd>a tree in DELIVER&#x27;s layout: all 10 frames" in page
     assert f"| {FULL} |" in table and "| RobustSeg's mean |" in table
     metrics = figures_of(everything)
     assert metrics["skipped"] == {} and "Not counted" not in page + table
@@ -264,7 +266,8 @@ def test_another_data_set(tmp_path, capsys):
     arguments = command(path, tmp_path / "data", tmp_path / "out", "--window", 32)
     assert evaluation.main(arguments) == 0
     metrics = figures_of(tmp_path / "out")
-    assert metrics["dataset"] == "MCubeS" and sum(metrics["class_pixels"].values()) == (data.read_labels(0) < 255).sum()
+    assert source_text(metrics) == metrics["dataset"] == "MCubeS"
+    assert sum(metrics["class_pixels"].values()) == (data.read_labels(0) < 255).sum()
     assert list(metrics["subsets"])[-1] == "rgb+aolp+dolp+nir" and (metrics["window"], metrics["stride"]) == (32, 21)
     page = (tmp_path / "out/report.html").read_text()
     assert "38.00" in page and "40.97" not in page  # MAGIC on MCubeS

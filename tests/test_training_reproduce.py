@@ -100,8 +100,10 @@ def test_an_interrupted_run_goes_on(place, tree):
 def test_a_failed_run_keeps_only_its_students_from_running(place):
     failing = Run("teacher", "segformer_mean-mini-teacher", (*SMALL, "lr=1e30", "ema=0", "iterations=4"))
     other = Run("other", "debug", SMALL)
-    errors = reproduce([failing, PLAN[0], other], [1], place)
+    texts = Run("texts", "any2seg-mini", (*SMALL, "text_teacher=nowhere"))
+    errors = reproduce([failing, PLAN[0], texts, other], [1], place)
     assert errors[0].startswith("teacher, seed 1: the loss is nan") and "its teacher's run failed" in errors[1]
+    assert errors[2].startswith("texts, seed 1: text embeddings") and len(errors) == 3
     assert [path.name for path in place.out.glob("*.json")] == ["other-seed1.json"]
 
 

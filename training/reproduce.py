@@ -28,6 +28,7 @@ from mss_models.files import write_atomically
 from mss_models.info import count_parameters
 from mss_models.modality import ModalityError
 from mss_models.runtime import OptionError, choose_device
+from mss_models.teachers import TeacherError
 from training.commands import Parser, at_least
 from training.datasets.opening import open_dataset
 from training.datasets.sample import DatasetError
@@ -101,7 +102,7 @@ def reproduce(plan: Sequence[Run], seeds: Sequence[int], place: Place, command: 
                         try:
                             result = perform(run, seed, place, teacher, origins, command)
                             write_atomically(place.result(run, seed), json.dumps(result, indent=1) + "\n")
-                        except (TrainingError, EvaluationError) as error:
+                        except (TrainingError, TeacherError, EvaluationError) as error:
                             failed[run.name, seed] = f"{run.name}, seed {seed}: {error}"
                 progress = True
             left.remove((run, seed))

@@ -23,6 +23,7 @@ from training.report.tables import (
     robustness_columns,
     robustness_rows,
     skipped_text,
+    source_text,
     subset_rows,
 )
 
@@ -48,7 +49,7 @@ def _head(metrics: Mapping) -> str:
         size += f"; sliding windows of {metrics['window']}, stride {metrics['stride']}, logits averaged"
     size += "; scored at the " + ("labels' size" if metrics["score_at"] == "labels" else "network's size")
     facts = {"Network": f"{metrics['architecture']['system']}, model {metrics['model_id']}",
-             "Data": f"{metrics['dataset']}: {frames_text(metrics)} (fingerprint {metrics['data']})",
+             "Data": f"{source_text(metrics)}: {frames_text(metrics)} (fingerprint {metrics['data']})",
              "Pixels": size, "Protocols": f"{', '.join(metrics['protocols'])}; seed {metrics['seed']}",
              "Computed": f"{metrics['precision']} on {metrics['device']}", "Command": metrics["command"] or "–"}
     tiles = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from training.report.published import ANY_MODAL, DATA, ROBUSTNESS, Published
+from training.report.published import ANY_MODAL, DATA, ROBUSTNESS, Published, is_published_data
 
 Table = tuple[list[str], list[list[str]]]
 
@@ -143,6 +143,12 @@ def frames_text(metrics: Mapping) -> str:
     if frames == whole:
         return f"all {frames} frames of split {metrics['split']}"
     return f"{frames} of the {whole} frames of split {metrics['split']}, evenly spread"
+
+
+def source_text(metrics: Mapping) -> str:
+    """'DELIVER', or 'a tree in DELIVER's layout' for a recording that is not the public data set itself."""
+    name = metrics["dataset"]
+    return f"a tree in {name}'s layout" if name in DATA.values() and not is_published_data(metrics) else name
 
 
 def skipped_text(metrics: Mapping) -> str:
