@@ -88,7 +88,10 @@ def augment(sample: Sample, crop: int, scale: tuple[float, float], options: Augm
 
 
 def augment_colour(image: np.ndarray, options: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Colour jitter, darkening and blur of an rgb image, each with its probability. uint8 (H, W, 3) in and out."""
+    """Colour jitter, darkening and blur of an rgb image, each with its probability. uint8 (H, W, 3) in and out.
+
+    Jittered values are clipped and rounded once, at the end; the published code (torchvision) does so after each step.
+    """
     if rng.random() < options.colour_jitter:
         brightness, contrast, saturation = rng.uniform(1 - options.jitter_strength, 1 + options.jitter_strength, 3)
         image = image.astype(np.float32) * np.float32(brightness)
