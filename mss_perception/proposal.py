@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,6 +14,7 @@ from mss_perception import calibration
 from mss_perception.camera import MAX_PIXELS, Camera
 from mss_perception.config import CAMERAS, Config, absolute, modality_of
 from mss_perception.message_types import ACCEPTED, COMPRESSED
+from mss_perception.messages import MessageError
 from mss_perception.survey import Survey, Topic
 from mss_perception.timing import Phase, Samples, distances, phase, rhythm, trial
 from mss_perception.transforms import TransformMissing, Transforms
@@ -152,7 +154,8 @@ def known_transforms(survey: Survey, config: Config) -> Transforms:
     for name, topic in survey.topics.items():
         for message in topic.kept:
             if name in TF_TOPICS and topic.kind == "tf":
-                transforms.add_message(message, static=name == "/tf_static")
+                with suppress(MessageError):        # the survey has it
+                    transforms.add_message(message, static=name == "/tf_static")
             elif name == absolute(config.odometry_topic) and topic.kind == "odometry":
                 transforms.add_odometry(message)
     return transforms

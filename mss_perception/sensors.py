@@ -100,7 +100,7 @@ class Sensors:
 
     def __init__(self, config: Config, encodings: Mapping[str, Encoding], image_size: tuple[int, int]):
         self.config, self.encodings, self.image_size = config, dict(encodings), image_size
-        self.transforms = Transforms(config.fixed_frame)
+        self.transforms = Transforms(config.fixed_frame, max_future_sec=config.collector.max_future_sec)
         self.cameras: Mapping[str, Camera] = {}
         self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
         self._lanes: dict[tuple[str, str], tuple[tuple, object]] = {}       # (view, modality) -> calibration, lane
@@ -127,20 +127,15 @@ class Sensors:
     # ------------------------------------------------------------------------------------------------ what messages say
 
     def learn(self, role: str, message, clock_ns: int | None = None) -> None:
-        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Raises MessageError or CameraError, changing nothing.
+        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Raises MessageError or CameraError for what is refused:
+        all of it, or some transforms of tf's.
 
         clock_ns: as of Pipeline.receive. A pose too far ahead of it is refused, as a sample would be.
         """
-        if clock_ns is not None and role in ("odom", "tf"):
-            headers = [message.header] if role == "odom" else [one.header for one in message.transforms]
-            ahead_sec = (max(map(stamp_ns, headers), default=clock_ns) - clock_ns) / 1e9
-            if ahead_sec > self.config.collector.max_future_sec:
-                raise MessageError(f"its stamp is {ahead_sec:.3f} s in the future; at most max_future_sec = "
-                                   f"{self.config.collector.max_future_sec:g} is taken; check time synchronisation")
         if role == "odom":
-            self.transforms.add_odometry(message)
+            self.transforms.add_odometry(message, clock_ns)
         elif role in ("tf", "tf_static"):
-            self.transforms.add_message(message, static=role == "tf_static")
+            self.transforms.add_message(message, role == "tf_static", clock_ns)
         else:
             self._camera_info(role.partition("/")[0], message)
 

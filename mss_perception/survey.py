@@ -247,9 +247,9 @@ def _odometry(topic: Topic, message) -> None:
 
 def _tf(topic: Topic, message) -> None:
     topic.kind = "tf"
+    topic.kept.append(message)      # also with poses that are refused: the others count
     for parent, child, _, _ in decode_transforms(message):
         topic.facts["frames"][f"{parent} -> {child}"] += 1
-    topic.kept.append(message)
 
 
 LOOKS: dict[str, Callable[[Topic, object], None]] = {

@@ -12,7 +12,7 @@ import numpy as np
 
 from mss_perception import rigid
 from mss_perception.lane import LaneInvalid
-from mss_perception.messages import MessageError, decode_odometry, decode_transforms
+from mss_perception.messages import MessageError, decode_odometry, decode_transform
 from mss_perception.projection import Motion
 
 SECOND = 1_000_000_000
@@ -23,6 +23,7 @@ LONGEST_GAP_NS = SECOND // 2
 # Spacing of the poses that points are moved with. At 1 rad/s the mixing error between two is 3e-6 of the distance.
 KNOT_NS = 5_000_000
 MAX_FRAMES = 4096       # many times a robot's: who publishes ever new names must not fill the memory
+NAMED_FRAMES = 20       # in a message that says which there are
 
 
 class TransformMissing(LaneInvalid):
@@ -85,10 +86,11 @@ class Transforms:
     """Frames of one robot. Safe to fill from one thread while another looks up.
 
     fixed_frame: the continuous frame (REP 105's odom) through which points are moved in time. keep_sec: history kept.
+    max_future_sec: poses stamped farther ahead of the clock are refused.
     """
 
-    def __init__(self, fixed_frame: str = "odom", keep_sec: float = 10.0):
-        self.fixed_frame = fixed_frame
+    def __init__(self, fixed_frame: str = "odom", keep_sec: float = 10.0, max_future_sec: float = 0.1):
+        self.fixed_frame, self.max_future_sec = fixed_frame, max_future_sec
         self._keep_ns = int(keep_sec * SECOND)
         self._edges: dict[str, _Edge] = {}          # by child frame
         self._lock = threading.Lock()
@@ -113,21 +115,40 @@ class Transforms:
         if child not in self._edges and len(self._edges) >= MAX_FRAMES:
             raise MessageError(f"frame {child!r} is one too many: at most {MAX_FRAMES} are kept")
 
-    def add_message(self, msg, static: bool = True) -> None:
-        """A tf2_msgs/TFMessage of /tf_static, or with static=False of /tf. Raises MessageError for impossible poses and
-        for more frames than MAX_FRAMES."""
-        for parent, child, time_ns, T in decode_transforms(msg):
-            if static:
-                self.add_static(parent, child, T)
-            else:
-                self.add(parent, child, time_ns, T)
+    def add_message(self, msg, static: bool = True, clock_ns: int | None = None) -> None:
+        """A tf2_msgs/TFMessage of /tf_static, or with static=False of /tf.
 
-    def add_odometry(self, msg) -> None:
-        """A nav_msgs/Odometry. Ignored when tf places its child frame under another parent: tf is the authority."""
+        Each transform stands alone, as for tf2: the good ones are taken, then MessageError names the others: impossible
+        poses, frames beyond MAX_FRAMES, stamps too far ahead of clock_ns (localisation likes to date its own ahead).
+        """
+        refused = []
+        for one in msg.transforms:
+            try:
+                parent, child, time_ns, T = decode_transform(one)
+                if static:
+                    self.add_static(parent, child, T)
+                else:
+                    self._check_future(f"transform to {child!r}", time_ns, clock_ns)
+                    self.add(parent, child, time_ns, T)
+            except MessageError as error:
+                refused.append(str(error))
+        if refused:
+            raise MessageError(refused[0] + (f"; and {len(refused) - 1} more of the message" if refused[1:] else ""))
+
+    def add_odometry(self, msg, clock_ns: int | None = None) -> None:
+        """A nav_msgs/Odometry. Ignored when tf places its child frame under another parent: tf is the authority. Raises
+        MessageError as add_message does."""
         parent, child, time_ns, T = decode_odometry(msg)
+        self._check_future(f"odometry of {child!r}", time_ns, clock_ns)
         edge = self._edges.get(child)
         if edge is None or edge.static is None and edge.parent == parent:
             self.add(parent, child, time_ns, T)
+
+    def _check_future(self, what: str, time_ns: int, clock_ns: int | None) -> None:
+        ahead_sec = 0.0 if clock_ns is None else (time_ns - clock_ns) / SECOND
+        if ahead_sec > self.max_future_sec:
+            raise MessageError(f"{what} is stamped {ahead_sec:.3f} s in the future; at most max_future_sec = "
+                               f"{self.max_future_sec:g} is taken; check time synchronisation")
 
     def reset(self) -> None:
         """Forget all poses over time, after a jump of the clock; static mountings stay."""
@@ -191,8 +212,8 @@ class Transforms:
             ancestors = {frame for frame, _ in up_target}
             common = next((frame for frame, _ in up_source if frame in ancestors), None)
             if common is None:
-                raise TransformMissing(f"no transform from frame {source!r} to {target!r}; {source!r} leads up to "
-                                       f"{up_source[-1][0]!r}, {target!r} to {up_target[-1][0]!r}")
+                raise TransformMissing(f"no transform from frame {source!r} to {target!r}: "
+                                       + self._why_apart(up_source, up_target))
             sides = []
             for chain, frame in ((up_target, target), (up_source, source)):
                 T = np.eye(4)
@@ -206,6 +227,17 @@ class Transforms:
                     T, frame = step @ T, parent
                 sides.append(T)
         return rigid.inverse(sides[0]) @ sides[1]
+
+    def _why_apart(self, *chains: list[tuple[str, _Edge | None]]) -> str:
+        """Of frames without a common ancestor: which of them nothing is known of, else the roots of their trees."""
+        known = self._edges.keys() | {edge.parent for edge in self._edges.values()}
+        unknown = [repr(chain[0][0]) for chain in chains if chain[0][0] not in known]
+        if not unknown:
+            return " and ".join(f"{chain[0][0]!r} is in the tree of {chain[-1][0]!r}" for chain in chains)
+        names = sorted(known)
+        more = f" and {len(names) - NAMED_FRAMES} more" if len(names) > NAMED_FRAMES else ""
+        return (f"{' and '.join(unknown)} {'is' if len(unknown) == 1 else 'are'} unknown; "
+                f"known: {', '.join(names[:NAMED_FRAMES]) or 'none, no transform has come'}{more}")
 
     def _chain(self, frame: str) -> list[tuple[str, _Edge | None]]:
         """(frame, None), (its parent, the edge between them) ... up to the root."""

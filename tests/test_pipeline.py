@@ -660,6 +660,8 @@ def test_odometry_from_the_future_is_refused_and_the_deskew_goes_on(stream, runt
     with pytest.raises(messages.MessageError, match=r"1\.000 s in the future; at most max_future_sec = 0\.1"):
         pipeline.sensors.learn("tf", pose, clock_ns=boxes.START_NS)
     pipeline.sensors.learn("tf", pose, clock_ns=boxes.START_NS + SECOND)
+    pipeline.receive("tf", pose, boxes.START_NS, clock_ns=boxes.START_NS)
+    assert pipeline.diagnostics()["warnings"]["tf_invalid"] == 1
 
 
 def test_a_reason_lives_as_long_as_its_cause(stream, runtime):

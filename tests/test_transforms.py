@@ -9,7 +9,7 @@ from scipy.spatial.transform import Rotation, Slerp
 from mss_perception import rigid
 from mss_perception.camera import Camera
 from mss_perception.lane import LaneInvalid
-from mss_perception.messages import bag_types, encode_odometry, encode_transforms
+from mss_perception.messages import MessageError, bag_types, encode_odometry, encode_transforms
 from mss_perception.projection import Motion, project_points
 from mss_perception.transforms import TransformMissing, Transforms
 
@@ -69,6 +69,47 @@ def test_what_is_not_connected_is_named_never_identity(target, source):
     with pytest.raises(TransformMissing, match=f"{source!r}.*{target!r}"):
         robot().lookup(target, source)
     assert issubclass(TransformMissing, LaneInvalid)
+
+
+def test_an_unknown_frame_is_told_from_two_trees():
+    def why(one, target="camera", source="lidar"):
+        with pytest.raises(TransformMissing) as caught:
+            one.lookup(target, source)
+        return str(caught.value).partition("': ")[2]
+
+    there = "base_link, camera, lidar, mast"
+    assert why(robot(), source="radar") == f"'radar' is unknown; known: {there}"
+    assert why(robot(), "top", "radar") == f"'radar' and 'top' are unknown; known: {there}"
+    assert why(Transforms()) == "'lidar' and 'camera' are unknown; known: none, no transform has come"
+    two = robot()
+    two.add_static("pole", "radar", pose(3))
+    assert why(two, source="radar") == "'radar' is in the tree of 'pole' and 'camera' is in the tree of 'base_link'"
+    assert why(two, source="pole") == "'pole' is in the tree of 'pole' and 'camera' is in the tree of 'base_link'"
+    many = Transforms()
+    for k in range(30):
+        many.add_static("base_link", f"wheel{k:02}", pose(k))
+    assert why(many, source="wheel03").endswith("wheel17, wheel18 and 11 more")
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_a_bad_transform_costs_itself_and_not_its_message(static):
+    """Of several in one message: what is impossible, or of /tf dated an hour ahead, is named; the rest is taken."""
+    now = 1_000_000 * MS
+    message = encode_transforms(TYPES, [("base_link", name, pose(k)) for k, name in enumerate("abc")], now)
+    bad, ahead, _ = message.transforms
+    bad.transform.rotation.w = np.nan
+    ahead.header.stamp.sec += 3600
+    one = Transforms(max_future_sec=0.5)
+    with pytest.raises(MessageError, match="transform to 'a' has .*" + ("length$" if static else "; and 1 more")):
+        one.add_message(message, static, clock_ns=now)
+    np.testing.assert_allclose(one.lookup("base_link", "c"), pose(2), atol=1e-12)
+    with pytest.raises(TransformMissing, match="'a' is unknown; known: " + ("b, " if static else "") + "base_link, c"):
+        one.lookup("base_link", "a")
+    if not static:
+        message.transforms = [ahead]
+        with pytest.raises(MessageError, match=r"'b' is stamped 3600\.000 s in the future; .* max_future_sec = 0\.5"):
+            one.add_message(message, static, clock_ns=now)
+    one.add_message(encode_transforms(TYPES, [("base_link", "b", pose(1))], now + 500 * MS), static, clock_ns=now)
 
 
 def test_a_loop_of_frames_is_an_error_not_a_hang():

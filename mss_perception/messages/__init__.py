@@ -10,11 +10,17 @@ from mss_perception.messages.clouds import POINT_TYPES, Cloud, decode_cloud, enc
 from mss_perception.messages.common import MESSAGE_TYPES, MessageError, bag_types, encode_header, raw_bytes, stamp_ns
 from mss_perception.messages.events import EventPicture, Events, decode_events, encode_events
 from mss_perception.messages.images import PIXEL_FORMATS, decode_depth, decode_image, encode_image
-from mss_perception.messages.poses import decode_odometry, decode_transforms, encode_odometry, encode_transforms
+from mss_perception.messages.poses import (
+    decode_odometry,
+    decode_transform,
+    decode_transforms,
+    encode_odometry,
+    encode_transforms,
+)
 
 __all__ = [
     "MESSAGE_TYPES", "PIXEL_FORMATS", "POINT_TYPES", "Cloud", "EventPicture", "Events", "MessageError", "bag_types",
-    "decode_cloud", "decode_depth", "decode_events", "decode_image", "decode_odometry", "decode_transforms",
-    "encode_camera_info", "encode_cloud", "encode_events", "encode_header", "encode_image", "encode_odometry",
-    "encode_transforms", "raw_bytes", "stamp_ns",
+    "decode_cloud", "decode_depth", "decode_events", "decode_image", "decode_odometry", "decode_transform",
+    "decode_transforms", "encode_camera_info", "encode_cloud", "encode_events", "encode_header", "encode_image",
+    "encode_odometry", "encode_transforms", "raw_bytes", "stamp_ns",
 ]

@@ -11,13 +11,17 @@ from mss_perception.messages.common import MessageError, encode_header, stamp_ns
 
 
 def decode_transforms(msg) -> list[tuple[str, str, int, np.ndarray]]:
-    """(parent, child, stamp_ns, T_parent_child) of every transform of a tf2_msgs/TFMessage.
+    """decode_transform of every one of a tf2_msgs/TFMessage."""
+    return [decode_transform(one) for one in msg.transforms]
+
+
+def decode_transform(msg) -> tuple[str, str, int, np.ndarray]:
+    """(parent, child, stamp_ns, T_parent_child) of a geometry_msgs/TransformStamped.
 
     Raises MessageError for numbers that are no rigid transform.
     """
-    return [(one.header.frame_id.lstrip("/"), one.child_frame_id.lstrip("/"), stamp_ns(one.header),
-             _pose(one.transform.translation, one.transform.rotation, f"transform to {one.child_frame_id!r}"))
-            for one in msg.transforms]
+    return (msg.header.frame_id.lstrip("/"), msg.child_frame_id.lstrip("/"), stamp_ns(msg.header),
+            _pose(msg.transform.translation, msg.transform.rotation, f"transform to {msg.child_frame_id!r}"))
 
 
 def decode_odometry(msg) -> tuple[str, str, int, np.ndarray]:
