@@ -61,6 +61,8 @@ WARNINGS = {
     "<input>_frozen": ("messages with the payload of the one before", "restart the driver"),
     "<input>_invalid": ("sets, times views, in which its sample could not be used", "the input's status says why"),
     "<input>/info_invalid": ("camera_infos that were refused", "the log says why: calibrate, or mend the driver"),
+    "<input>/info_changed": ("camera_infos that differ from the one before", "nothing, if the camera changes its mode "
+                             "or zoom; if it rises with every image, two cameras publish on one topic"),
     "odom_invalid": ("odometry that was refused", "the log says why"),
     "tf_invalid": ("messages of /tf with poses that were refused; others of theirs are used", "the log says why"),
     "tf_static_invalid": ("messages of /tf_static with mountings that were refused; others of theirs are used",

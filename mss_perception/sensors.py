@@ -8,7 +8,7 @@ a whole and never changed, so whoever takes it once has one calibration for all 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -47,6 +47,9 @@ INVALID_DATA = (LaneInvalid, MessageError, CameraError)
 """What makes a sample INVALID, with its text as the reason; anything else is a bug."""
 
 COMPARED_BYTES = 128
+# Calibrations that what was made of them is kept for: a camera may have two modes, or two of them share a topic. The
+# tables of an event lane or a rectification take seconds to compute.
+KEPT = 2
 LONGEST_SIDE = 8192     # of the network's images; as the parameters width and height
 
 
@@ -102,9 +105,11 @@ class Sensors:
         self.config, self.encodings, self.image_size = config, dict(encodings), image_size
         self.transforms = Transforms(config.fixed_frame, max_future_sec=config.collector.max_future_sec)
         self.cameras: Mapping[str, Camera] = {}
-        self._info: dict[str, tuple] = {}           # the content of the last camera_info, to notice a change cheaply
-        self._lanes: dict[tuple[str, str], tuple[tuple, object]] = {}       # (view, modality) -> calibration, lane
-        self._rectifications: dict[str, tuple[tuple, Rectification]] = {}
+        # What is kept of the last KEPT calibrations, the newest last: input -> content of its camera_info -> camera,
+        # to notice a change cheaply; (view, modality) -> calibration -> lane; view -> camera and size -> tables.
+        self._infos: dict[str, dict[tuple, Camera]] = {}
+        self._lanes: dict[tuple[str, str], dict[tuple, object]] = {}
+        self._rectifications: dict[str, dict[tuple, Rectification]] = {}
         self._payloads: dict[str, tuple[int, np.ndarray, np.ndarray | None]] = {}   # stamp, its payload, the one before
         self._clipped: set[str] = set()             # LiDARs whose intensities have been warned of
         self.event_streams = {name: EventStream(nanoseconds(config.event_period_sec))
@@ -126,8 +131,9 @@ class Sensors:
 
     # ------------------------------------------------------------------------------------------------ what messages say
 
-    def learn(self, role: str, message, clock_ns: int | None = None) -> None:
-        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Raises MessageError or CameraError for what is refused:
+    def learn(self, role: str, message, clock_ns: int | None = None) -> bool:
+        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Returns whether a camera_info differs from the one
+        before. Raises MessageError or CameraError for what is refused:
         all of it, or some transforms of tf's.
 
         clock_ns: as of Pipeline.receive. A pose too far ahead of it is refused, as a sample would be.
@@ -137,21 +143,25 @@ class Sensors:
         elif role in ("tf", "tf_static"):
             self.transforms.add_message(message, role == "tf_static", clock_ns)
         else:
-            self._camera_info(role.partition("/")[0], message)
+            return self._camera_info(role.partition("/")[0], message)
+        return False
 
-    def _camera_info(self, name: str, message) -> None:
+    def _camera_info(self, name: str, message) -> bool:
         roi = message.roi
         content = (message.width, message.height, message.distortion_model, tuple(message.d), tuple(message.k),
                    message.binning_x, message.binning_y, roi.x_offset, roi.y_offset, roi.width, roi.height,
                    message.header.frame_id)
-        if self._info.get(name) == content:
-            return
-        camera = self._placed(name, Camera.from_info(message))
-        if name in self._info:
-            log.warning("calibration of %s has changed to %d x %d, K = %s", name, camera.width, camera.height,
-                        camera.K.ravel().tolist())
+        known = self._infos.setdefault(name, {})
+        last = next(reversed(known), None)
+        if content == last:
+            return False
+        new = content not in known
+        camera = kept(known, content, lambda: self._placed(name, Camera.from_info(message)))
+        if new and last:
+            log.warning("calibration of %s has changed to %d x %d, K = %s, D = %s", name, camera.width,
+                        camera.height, camera.K.ravel().tolist(), list(camera.D))
         self.cameras = {**self.cameras, name: camera}
-        self._info[name] = content
+        return last is not None
 
     def _placed(self, name: str, camera: Camera) -> Camera:
         """The camera in the frame that the configuration names, if it does."""
@@ -203,10 +213,9 @@ class Sensors:
         size = network_size(self.config, self.image_size, camera)
         if not self.config.undistort or camera.model == "none":
             return View(name, camera, camera, size)
-        known = self._rectifications.get(name)
-        if known is None or known[0] != (camera, size):
-            known = self._rectifications[name] = (camera, size), Rectification(camera, *size)
-        return View(name, camera, known[1].pinhole, size, known[1])
+        rectification = kept(self._rectifications.setdefault(name, {}), (camera, size),
+                             lambda: Rectification(camera, *size))
+        return View(name, camera, rectification.pinhole, size, rectification)
 
     def expected_sizes(self) -> set[tuple[int, int]]:
         """(height, width) of the network's images as far as they are known before the first camera_info."""
@@ -302,13 +311,18 @@ class Sensors:
         return view.camera.frame_id
 
     def _lane(self, view: View, modality: str, *more):
-        """The lane for this calibration; a new one only when something of it has changed."""
+        """The lane for this calibration; a new one only for one that is not kept."""
         key = (view.seen, view.size, *(one.tobytes() if isinstance(one, np.ndarray) else one for one in more))
-        known = self._lanes.get((view.name, modality))
-        if known is None or known[0] != key:
-            lane = LANES[modality](self.encodings[modality], view.seen, *view.size, *more)
-            known = self._lanes[view.name, modality] = key, lane
-        return known[1]
+        return kept(self._lanes.setdefault((view.name, modality), {}), key,
+                    lambda: LANES[modality](self.encodings[modality], view.seen, *view.size, *more))
+
+
+def kept(last: dict, key, make: Callable[[], object]):
+    """last[key], made where it is not there, which then is the newest of at most KEPT."""
+    last[key] = found = last.pop(key) if key in last else make()
+    if len(last) > KEPT:
+        del last[next(iter(last))]
+    return found
 
 
 def joined(seen: Sequence[Seen]) -> LaneImage:

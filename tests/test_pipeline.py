@@ -21,7 +21,9 @@ from mss_perception.camera import Camera
 from mss_perception.config import Config, ConfigError
 from mss_perception.faults import SECOND, FaultSchedule
 from mss_perception.health import RATE_SEC
+from mss_perception.inputs import InputState, State
 from mss_perception.pipeline import Pipeline
+from mss_perception.rectify import pinhole
 from mss_perception.scoring import ExpectedMasks, judge
 from mss_perception.sensors import network_size
 
@@ -240,6 +242,34 @@ def test_an_impossible_camera_info_changes_nothing(stream, runtime):
     outputs, pipeline = outputs_of(stream[:-len(late)] + changed(late, "rgb/info", zero_focal_length), runtime)
     assert outputs[-1].mask["rgb"] and outputs[-1].camera == boxes.camera()
     assert pipeline.warnings["rgb/info_invalid"] == sum(role == "rgb/info" for role, *_ in late)
+
+
+def test_two_calibrations_in_turn_are_counted_told_once_and_computed_once(stream, runtime, caplog):
+    """As of two cameras that publish their camera_info on one topic, or of one with two modes."""
+    bent = [replace(boxes.camera(), model="plumb_bob", D=(k1, 0.0, 0.0, 0.0, 0.0)) for k1 in (-0.2, -0.3)]
+    pipeline = Pipeline(Config.from_mapping({"undistort": True}), runtime, print, synchronous=True)
+    sensors, tables = pipeline.sensors, []
+    for camera in 5 * bent:
+        info = messages.encode_camera_info(TYPES, camera, boxes.START_NS)
+        for _ in range(2):
+            pipeline.receive("rgb/info", info, boxes.START_NS)
+        view = sensors.view("rgb", sensors.cameras)
+        assert view.camera == camera and view.seen == pinhole(camera)
+        tables.append(view.rectification)
+    assert len(set(map(id, tables))) == 2
+    assert pipeline.diagnostics()["warnings"]["rgb/info_changed"] == 9
+    assert [record.getMessage().partition(" to ")[0] for record in caplog.records] == ["calibration of rgb has changed"]
+
+
+def test_the_lane_of_a_calibration_that_comes_back_is_the_one_that_was_there(stream, runtime):
+    pipeline, lanes = outputs_of(stream, runtime)[1], []
+    sensors, state = pipeline.sensors, InputState(State.OK, boxes.START_NS, payload=(), coverage=1.0)
+    for k1 in (0.0, -0.1, 0.0, -0.1, -0.2, -0.3, 0.0):
+        camera = replace(boxes.camera("event_optical"), model="plumb_bob", D=(k1, 0.0, 0.0, 0.0, 0.0))
+        sensors.learn("event/info", messages.encode_camera_info(TYPES, camera, boxes.START_NS))
+        lanes.append(sensors.see("event", state, boxes.START_NS, sensors.cameras, "rgb").lane)
+    assert lanes[0] is lanes[2] and lanes[1] is lanes[3]
+    assert len({id(lane) for lane in lanes}) == 5, "that of before the last two is made anew"
 
 
 @pytest.mark.parametrize("values", [{"width": 30_000, "height": 2}, {"width": 2, "height": 30_000}])
