@@ -191,6 +191,8 @@ class Config:
     calibration_file: str = parameter("", "YAML with camera intrinsics and extrinsics, used until messages bring them")
     labels_topic: str = parameter("labels", "Ground truth, mono8 label ids, that replay scores against")
     odometry_topic: str = parameter("odom", "nav_msgs/Odometry for the deskew; empty: none")
+    tf_topic: str = parameter("/tf", "tf2_msgs/TFMessage of poses that change; /robot1/tf where each robot has its own")
+    tf_static_topic: str = parameter("/tf_static", "tf2_msgs/TFMessage of mountings, as tf_topic")
     fixed_frame: str = parameter("odom", "Continuous frame that the vehicle moves in (REP 105)")
     base_frame: str = parameter("base_link", "Frame of the vehicle (REP 105), z up: by it depth is levelled for a "
                                 "network that wants HHA images")
@@ -239,11 +241,12 @@ class Config:
         for name in enabled:
             if not self.inputs[name].topic:
                 yield f"{name}.topic is empty; the input {name} needs a topic"
-        uses = [(f"{name}.topic", name, self.inputs[name].topic) for name in enabled]
+        uses = [(name, name, getattr(self, name)) for name in ("tf_topic", "tf_static_topic")]
+        uses += [(f"{name}.topic", name, self.inputs[name].topic) for name in enabled]
         uses += [(f"{name}.info_topic", f"{name}.info_topic", self.inputs[name].info_topic)
                  for name in dict.fromkeys([*enabled, *self.target_cameras]) if name in self.inputs]
         uses.append(("odometry_topic", "odometry_topic", self.odometry_topic))
-        served = {"/tf": "tf", "/tf_static": "tf"}
+        served: dict[str, str] = {}
         for parameter_name, user, topic in uses:
             if topic and (re.search(r"\s|//|/$", topic) or not topic.strip("/~")):
                 yield f"{parameter_name} = {topic!r} is no topic, such as /front/image"
@@ -312,13 +315,14 @@ class Config:
 
     def topic_roles(self) -> dict[str, str]:
         """Absolute topic -> role, as faults and the pipeline name it: /image rgb, /camera_info rgb/info, /odom odom."""
-        roles = {"/tf": "tf", "/tf_static": "tf_static"}
+        roles = {}
         for name, one in sorted(self.inputs.items(), key=lambda item: item[1].enabled):     # enabled ones have the word
             for topic, role in ((one.topic, name), (one.info_topic, f"{name}/info")):
                 if topic:
                     roles[absolute(topic)] = role
-        if self.odometry_topic:
-            roles[absolute(self.odometry_topic)] = "odom"
+        for topic, role in ((self.odometry_topic, "odom"), (self.tf_topic, "tf"), (self.tf_static_topic, "tf_static")):
+            if topic:
+                roles[absolute(topic)] = role
         return roles
 
     def used_topics(self) -> dict[str, str]:

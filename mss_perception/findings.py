@@ -13,13 +13,13 @@ from mss_perception.config import CAMERAS, DEFAULTS, Config, InputConfig, absolu
 from mss_perception.message_types import ACCEPTED
 from mss_perception.proposal import (
     SERVED_BY,
-    TF_TOPICS,
     Proposal,
     candidates,
     free_infos,
     known_cameras,
     lidars_of,
     samples_of,
+    tf_topics,
     topic_of,
     unconnected,
 )
@@ -79,9 +79,10 @@ def judge(survey: Survey, config: Config, proposal: Proposal) -> Findings:
     findings.missing += [f"{name}: frame {frame!r} has no transform to {target!r} ({why}): give it on /tf_static or in "
                          "calibration_file" if frame else f"{name}: its messages have no frame_id: set {name}.frame_id"
                          for name, (frame, target, why) in unconnected(survey, config, cameras).items()]
-    findings.notes += [f"transforms on {topic.name} are not read: the node hears {' and '.join(TF_TOPICS)}; remap "
-                       f"{TF_TOPICS['static' in topic.name]} to it, or write them into calibration_file"
-                       for topic in survey.of_kind("tf") if topic.name not in TF_TOPICS]
+    read = tf_topics(config)
+    findings.notes += [f"transforms on {topic.name} are not read: "
+                       f"{'tf_static_topic' if 'static' in topic.name else 'tf_topic'}: {topic.name} would"
+                       for topic in survey.of_kind("tf") if topic.name not in read]
     findings.notes += _motion(survey, config, served)
     _try(survey, config, proposal, findings)
     return findings

@@ -15,7 +15,7 @@ from rosbags.highlevel import AnyReader
 from mss_perception.bags import BagError, BagSummary, read_bag, typestore
 from mss_perception.calibration import Calibration
 from mss_perception.camera import Camera
-from mss_perception.config import Config
+from mss_perception.config import Config, absolute
 from mss_perception.faults import SECOND, FaultSchedule, begins_with_header
 from mss_perception.message_types import TF
 from mss_perception.messages import decode_transforms, stamp_ns
@@ -101,10 +101,11 @@ def calibration_of(bag: BagSummary, config: Config) -> Calibration:
     """The bag's first camera_info of every input and its static transforms, for where tf cannot be published."""
     infos = {topic: role.removesuffix("/info") for topic, role in config.topic_roles().items()
              if role.endswith("/info")}
-    wanted = {topic for topic in (*infos, "/tf_static") if bag.topics.get(topic) and bag.topics[topic].count}
+    static = absolute(config.tf_static_topic)
+    wanted = {topic for topic in (*infos, static) if bag.topics.get(topic) and bag.topics[topic].count}
     found = Calibration()
     for topic, _, message in read_bag(bag.path, sorted(wanted)) if wanted else ():
-        if topic == "/tf_static":
+        if topic == static:
             new = [(parent, child, T) for parent, child, _, T in decode_transforms(message)]
             known = {child for _, child, _ in new}
             found.extrinsics = [one for one in found.extrinsics if one[1] not in known] + new

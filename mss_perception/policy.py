@@ -27,7 +27,7 @@ def subscribed(config: Config) -> list[str]:
     """Topics that the node subscribes to, as the configuration names them."""
     used = config.used_topics()
     named = [topic for one in config.inputs.values() for topic in (one.topic, one.info_topic)]
-    named += [config.odometry_topic, "/tf", "/tf_static"]
+    named += [config.odometry_topic, config.tf_topic, config.tf_static_topic]
     return [*dict.fromkeys(topic for topic in named if topic and absolute(topic) in used), *SUBSCRIBED_BY_ALL]
 
 

@@ -25,7 +25,6 @@ PREFERRED = {"rgb": ("rgb", "color", "colour", "front", "image"), "depth": ("dep
              "lidar": ("lidar", "points"), "radar": ("radar",)}
 # Words in the names of topics that hold results, not sensors; none of them is taken by itself.
 RESULTS = ("label", "segment", "mask", "semantic", "overlay", "debug", "annotat", "map", "obstacle", "cluster")
-TF_TOPICS = ("/tf", "/tf_static")   # the node hears no others, unless they are remapped
 NOMINAL_VIEW_DEG = 60.0     # width of view of a camera that nothing is known of: a usual lens
 LONGEST_TRIAL_SEC = 2.0     # deadline at which the collector is tried: longer than any latency worth waiting for
 SMALLEST_OFFSET_SEC, LARGEST_OFFSET_SEC = 0.0005, 1.0
@@ -131,6 +130,11 @@ def choose_topics(survey: Survey, proposal: Proposal) -> None:
         fixed = odometry.fact("frames").partition(" -> ")[0]
         if fixed and fixed != config.fixed_frame:
             proposal.set("fixed_frame", fixed, f"frame_id of {odometry.name}")
+    # A robot's own tf has the usual names in its namespace. Of several robots' only the reader can choose.
+    for parameter, usual in (("tf_topic", "tf"), ("tf_static_topic", "tf_static")):
+        own = [topic.name for topic in survey.of_kind("tf") if topic.name.rpartition("/")[2] == usual]
+        if len(own) == 1 and absolute(getattr(config, parameter)) != own[0]:
+            proposal.set(parameter, own[0], f"the only {usual}")
 
 
 # --------------------------------------------------------------------------------------------------------- calibration
@@ -145,6 +149,11 @@ def known_cameras(survey: Survey, config: Config) -> dict[str, Camera]:
     return cameras
 
 
+def tf_topics(config: Config) -> set[str]:
+    """The topics of transforms that are read."""
+    return {absolute(topic) for topic in (config.tf_topic, config.tf_static_topic) if topic}
+
+
 def known_transforms(survey: Survey, config: Config) -> Transforms:
     """All frames that the node would connect by tf, odometry and the calibration file. Raises CalibrationError."""
     transforms = Transforms(config.fixed_frame)
@@ -153,9 +162,9 @@ def known_transforms(survey: Survey, config: Config) -> Transforms:
             transforms.add_static(parent, child, T)
     for name, topic in survey.topics.items():
         for message in topic.kept:
-            if name in TF_TOPICS and topic.kind == "tf":
+            if topic.kind == "tf" and name in tf_topics(config):
                 with suppress(MessageError):        # the survey has it
-                    transforms.add_message(message, static=name == "/tf_static")
+                    transforms.add_message(message, static=name == absolute(config.tf_static_topic))
             elif name == absolute(config.odometry_topic) and topic.kind == "odometry":
                 transforms.add_odometry(message)
     return transforms

@@ -47,8 +47,8 @@ def subscribed(config: Config) -> Iterator[Topic]:
     yield Topic(config.odometry_topic, ODOMETRY, SENSOR_QOS, 100,
                 "pose of the vehicle in the fixed frame, metres: for the deskew and for sets whose samples differ in "
                 "time")
-    yield Topic("/tf", TF, SENSOR_QOS, 100, "poses that change", needs="tf2_msgs")
-    yield Topic("/tf_static", TF, LATCHED_QOS, 100, "mounting of the sensors", needs="tf2_msgs")
+    yield Topic(config.tf_topic, TF, SENSOR_QOS, 100, "poses that change", needs="tf2_msgs")
+    yield Topic(config.tf_static_topic, TF, LATCHED_QOS, 100, "mounting of the sensors", needs="tf2_msgs")
 
 
 PUBLISHED = (

@@ -353,7 +353,7 @@ def configuration(options: argparse.Namespace) -> Config:
         role, equals, topic = setting.partition("=")
         known = {f"{name}/info" if part == "info_topic" else name: f"{name}.{part}"
                  for name in config.inputs for part in ("topic", "info_topic")}
-        known |= {"odom": "odometry_topic", "labels": "labels_topic"}
+        known |= {"odom": "odometry_topic", "tf": "tf_topic", "tf_static": "tf_static_topic", "labels": "labels_topic"}
         if not equals or role not in known:
             raise ReplayError(f"--topic {setting}: must be ROLE=TOPIC with a role of {', '.join(known)}")
         config.set(known[role], topic)

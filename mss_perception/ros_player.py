@@ -59,7 +59,8 @@ class Player:
         self.publishers = {}
         for topic, kind in types.items():
             # Reliable suits both kinds of subscription; a best-effort one gets no repetition.
-            latched = DurabilityPolicy.TRANSIENT_LOCAL if topic == "/tf_static" else DurabilityPolicy.VOLATILE
+            latched = (DurabilityPolicy.TRANSIENT_LOCAL if topic.rpartition("/")[2] == "tf_static" else
+                       DurabilityPolicy.VOLATILE)
             qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=latched)
             # Relative, so that a namespace moves the sensors' topics; tf is global by convention.
             name = topic if topic in ("/tf", "/tf_static") else topic.lstrip("/")

@@ -158,7 +158,8 @@ def subscribe(node, config: Config, receive: Callable[[str, object], None]) -> l
             return Topic(node, role, message_type, name, depth, lambda message: receive(role, message), **options)
         except NameValidationException as error:
             head, _, info = role.partition("/")
-            parameter = "odometry_topic" if role == "odom" else f"{head}.info_topic" if info else f"{head}.topic"
+            parameter = {"odom": "odometry_topic", "tf": "tf_topic", "tf_static": "tf_static_topic"}.get(
+                role, f"{head}.info_topic" if info else f"{head}.topic")
             why = str(error).splitlines()[0].partition(": ")[2].rstrip(":")     # the next two lines point at the place
             raise ConfigError(f"{parameter} = {name!r} is no name of a topic in ROS: {why}") from error
 
@@ -172,9 +173,10 @@ def subscribe(node, config: Config, receive: Callable[[str, object], None]) -> l
                                 accepted=tuple(ACCEPTED[one.modality])))
     if config.odometry_topic:
         topics.append(topic("odom", Odometry, config.odometry_topic, depth=100))
-    if tf2_msgs:
-        topics.append(topic("tf", tf2_msgs.TFMessage, "/tf", depth=100))
-        topics.append(topic("tf_static", tf2_msgs.TFMessage, "/tf_static", depth=100, latched=True))
+    if tf2_msgs and config.tf_topic:
+        topics.append(topic("tf", tf2_msgs.TFMessage, config.tf_topic, depth=100))
+    if tf2_msgs and config.tf_static_topic:
+        topics.append(topic("tf_static", tf2_msgs.TFMessage, config.tf_static_topic, depth=100, latched=True))
     return topics
 
 

@@ -321,15 +321,30 @@ def test_a_frame_without_transform_is_named_with_its_target(tmp_path):
     assert (status, report["missing"]) == (0, [])
 
 
-def test_transforms_in_a_namespace_count_no_more_than_for_the_node(tmp_path):
+def test_transforms_in_a_namespace_are_configured(tmp_path, network):
     bag = tmp_path / "bag"
     with BagWriter(bag, latched=("/robot/tf_static",)) as out:
         for name, time_ns, message in read_bag(rig_bag(tmp_path / "whole", seconds=1)):
             out.write("/robot/tf_static" if name == "/tf_static" else name, message, time_ns)
-    status, report = checked(bag, tmp_path)
+    status, report = checked(bag, tmp_path, "--write", tmp_path / "config.yaml")
+    assert (status, report["missing"]) == (0, [])
+    config = Config.from_yaml(tmp_path / "config.yaml")
+    assert (config.tf_topic, config.tf_static_topic, config.calibration_file) == ("/tf", "/robot/tf_static", "")
+    assert all(record["mask"]["lidar"] for record in replayed(bag, config, tmp_path, network))
+
+
+def test_of_several_robots_transforms_none_is_chosen(tmp_path):
+    bag = tmp_path / "bag"
+    with BagWriter(bag) as out:
+        for name, time_ns, message in read_bag(rig_bag(tmp_path / "whole", seconds=1)):
+            for topic in ("/a/tf_static", "/b/tf_static") if name == "/tf_static" else (name,):
+                out.write(topic, message, time_ns)
+    status, report = checked(bag, tmp_path, "--write", tmp_path / "config.yaml")
     assert status == 1 and sum("has no transform to 'camera_optical'" in text for text in report["missing"]) == 2
-    assert any("transforms on /robot/tf_static are not read" in note and "remap /tf_static to it" in note
-               for note in report["notes"])
+    assert Config.from_yaml(tmp_path / "config.yaml").tf_static_topic == "/tf_static"
+    for robot in "ab":
+        assert f"transforms on /{robot}/tf_static are not read: tf_static_topic: /{robot}/tf_static would" \
+            in report["notes"]
 
 
 def test_a_second_sensor_of_a_kind_is_offered_as_an_input_of_its_own(tmp_path):

@@ -207,11 +207,11 @@ def test_every_wrong_value_is_named_at_once(tmp_path):
 
 @pytest.mark.parametrize("values, complaint", [
     ({"lidar.topic": "/odom"}, "odometry_topic = 'odom' is lidar's already"),
-    ({"depth.topic": "tf"}, "depth.topic = 'tf' is tf's already"),
+    ({"depth.topic": "tf"}, "depth.topic = 'tf' is tf_topic's already"),
     ({"lidar.topic": "camera_info"}, "rgb.info_topic = 'camera_info' is lidar's already"),
     ({"depth.info_topic": "camera_info"}, "depth.info_topic = 'camera_info' is rgb.info_topic's already.* Leave it "
                                           "empty and give camera 'depth' in calibration_file"),
-    ({"odometry_topic": "/tf_static"}, "odometry_topic = '/tf_static' is tf's already"),
+    ({"odometry_topic": "/tf_static"}, "odometry_topic = '/tf_static' is tf_static_topic's already"),
 ])
 def test_a_topic_of_two_roles_is_refused_since_one_would_get_nothing(values, complaint):
     with pytest.raises(ConfigError, match=complaint):

@@ -281,6 +281,7 @@ def test_limit_stops_early(recording, tmp_path):
     (["--size", "9" * 5000 + "x32"], "must be WIDTHxHEIGHT"),
     (["--topic", "rgb=a b"], "rgb.topic = 'a b' is no topic"),
     (["--topic", "odom=/image"], "odometry_topic = '/image' is rgb's already"),
+    (["--topic", "tf_static=/image"], "rgb.topic = 'image' is tf_static_topic's already"),
     (["--topic", "rgb"], "ROLE=TOPIC"),
     (["--topic", "rgb=/a", "--topic", "depth=/b", "--topic", "lidar=/c", "--topic", "event=/d"],
      "none of the sensor topics /a (rgb), /b (depth)"),
