@@ -42,15 +42,19 @@ def run(work: Callable, items: Sequence, jobs: int, *, ordered: bool = False,
         else:
             for future in as_completed(futures):
                 yield future.result()
+        pool.shutdown()
         finished = True
     except BrokenProcessPool as error:
         raise ProcessKilled("one of the processes was killed, perhaps because memory ran out; try fewer --jobs"
                             ) from error
     finally:
         if not finished:  # Ctrl-C, an error: nobody waits for what the others are at
-            for process in set(multiprocessing.active_children()) - others:
+            workers = set(multiprocessing.active_children()) - others
+            for process in workers:
                 process.terminate()
-        pool.shutdown(cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
+            for process in workers:  # a shutdown that was interrupted before does not wait a second time
+                process.join()
 
 
 def call_within(within: Callable[[], AbstractContextManager], work: Callable, item):

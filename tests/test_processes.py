@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
 from functools import partial
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import cv2
@@ -70,6 +72,27 @@ def test_an_error_ends_the_others(ordered):
     with pytest.raises(LookupError, match="no 1"):
         list(run(failing, [1, 2], 2, ordered=ordered))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("when", ["at work", "at the end"])
+def test_an_interruption_ends_the_others_whenever_it_comes(when):
+    """Also while the processes, which have no more work, are being ended."""
+    with pytest.raises(KeyboardInterrupt):
+        list(run(partial(interrupting, when, os.getpid()), [1, 2], 2))
+    assert not multiprocessing.active_children()
+
+
+def interrupting(when: str, parent: int, item: int) -> None:
+    """The first item's process interrupts its parent, and then it takes long."""
+    if item == 1 and when == "at work":
+        interrupt(parent)
+    elif item == 1:
+        Finalize(None, interrupt, (parent,), exitpriority=1)
+
+
+def interrupt(parent: int) -> None:
+    os.kill(parent, signal.SIGINT)
+    time.sleep(60)
 
 
 # ------------------------------------------------------------------------------------------------------------ a cluster

@@ -251,9 +251,10 @@ def test_resuming_takes_new_bags_and_refuses_changed_ones(drives, network, tmp_p
     assert f"{out} holds a run with other settings: seed" in capsys.readouterr().err
 
 
-def test_an_interrupted_replay_ends_like_an_uninterrupted_one(drives, network, merged, tmp_path):
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupted_replay_ends_like_an_uninterrupted_one(drives, network, merged, tmp_path, jobs):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "mss_perception.replay", *arguments(drives, network, out, "--jobs", "1")]
+    command = [sys.executable, "-m", "mss_perception.replay", *arguments(drives, network, out, "--jobs", jobs)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(out.glob("*/frames.jsonl")):
             time.sleep(0.01)
