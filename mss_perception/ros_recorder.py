@@ -17,6 +17,7 @@ import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -71,7 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-labels", action="store_true", help="leave the segmentation images out")
     options = parser.parse_args(argv)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    recorder = Recorder(options.out, options.node, not options.no_labels)
+    try:
+        recorder = Recorder(options.out, options.node, not options.no_labels)
+    except OSError as error:
+        print(f"recorder: cannot write {error.filename}: {error.strerror}; name another --out", file=sys.stderr)
+        return 2
+    except NameValidationException as error:
+        print(f"recorder: --node {options.node}: {str(error).splitlines()[0].rstrip(':')}", file=sys.stderr)
+        return 2
     executor = SingleThreadedExecutor()
     executor.add_node(recorder)
     spin(executor)

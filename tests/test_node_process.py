@@ -104,3 +104,13 @@ def test_what_a_callback_raises_ends_spinning_and_is_raised(node):
     node.create_timer(0.01, fail)
     with pytest.raises(ZeroDivisionError, match="of the callback"):
         spin(executor(node))
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--out", __file__], f"recorder: cannot write {__file__}/labels: Not a directory; name another --out"),
+    (["--out", "{folder}", "--node", "a b"], "recorder: --node a b: Invalid topic name")])
+def test_a_recorder_that_cannot_begin_ends_with_2_and_one_line(tmp_path, arguments, words):
+    command = [sys.executable, "-m", "mss_perception.ros_recorder", *(one.format(folder=tmp_path) for one in arguments)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    told, = ended.stderr.splitlines()
+    assert ended.returncode == 2 and told.startswith(words)
