@@ -31,8 +31,11 @@ def read(path):
         assert entries["VERSION"] in (["0.7"], [".7"]) and entries["COUNT"] == ["1"] * len(entries["FIELDS"])
         assert entries["WIDTH"] == entries["POINTS"] and entries["HEIGHT"] == ["1"]
         letters = {"F4": "f", "F8": "d", "U1": "B", "U2": "H", "U4": "I"}
-        kinds = [letters[kind + size] for kind, size in zip(entries["TYPE"], entries["SIZE"], strict=True)]
         names, count = entries["FIELDS"], int(entries["POINTS"][0])
+        types = dict(zip(names, zip(entries["TYPE"], entries["SIZE"], strict=True), strict=True))
+        # 0x00RRGGBB, which PCL calls a float and Open3D an unsigned integer.
+        assert types.pop("rgb") in (("F", "4"), ("U", "4"))
+        kinds = ["I" if name == "rgb" else letters["".join(types[name])] for name in names]
     else:
         assert lines[0] == ["ply"] and ["format", "binary_little_endian", "1.0"] in lines
         letters = {"float": "f", "double": "d", "uchar": "B"}
@@ -45,7 +48,7 @@ def read(path):
             for i in range(count)]
     for row in rows:
         if "rgb" in row:
-            bits, = struct.unpack("<I", struct.pack("<f", row.pop("rgb")))
+            bits = row.pop("rgb")
             row.update(red=bits >> 16, green=bits >> 8 & 255, blue=bits & 255)
     return rows
 
