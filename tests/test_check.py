@@ -321,6 +321,19 @@ def test_a_frame_without_transform_is_named_with_its_target(tmp_path):
     assert (status, report["missing"]) == (0, [])
 
 
+def test_a_transform_that_is_refused_leaves_the_others_of_its_message(tmp_path):
+    def broken(role, message):
+        for one in message.transforms if role == "/tf_static" else ():
+            if one.child_frame_id == "lidar":
+                one.transform.rotation.w = np.nan
+        return message
+
+    status, report = checked(rig_bag(tmp_path / "bag", change=broken), tmp_path)
+    text, = report["missing"]
+    assert status == 1 and "lidar: frame 'lidar' has no transform to 'camera_optical'" in text
+    assert "'lidar' is unknown; known: base_link, " in text
+
+
 def test_transforms_in_a_namespace_are_configured(tmp_path, network):
     bag = tmp_path / "bag"
     with BagWriter(bag, latched=("/robot/tf_static",)) as out:
