@@ -41,7 +41,6 @@ FAULTS = (
     "lidar:delay=0.35@9.2-10.2", "depth:corrupt@9.6-10.6", "rgb:freeze@10.2-10.8", "event:noise@10.4-11.2",
 )
 DURATION_SEC = 12.0
-START_SEC = 120             # for the node to compile its kernels, the first time on a machine
 # Pixels, sets per second, and the milliseconds that the network may take for it; the best first. Two cores are also
 # needed for decoding, the player and the recorder.
 CHOICES = ((256, 10.0, 30.0), (256, 5.0, 100.0), (128, 5.0, 100.0), (128, 2.0, math.inf))
@@ -80,20 +79,12 @@ def run_live(out: Path, bag: Path, config: Path, faults: Sequence[str], *, loops
     environment, settings, about = live.environment(), Config.from_yaml(config), bag_summary(bag)
     topics = [topic for topic in settings.used_topics() if topic in about.topics and not topic.startswith("/tf")]
     length = loops * ((about.end_ns - about.start_ns) / SECOND + 1)
-    out.mkdir(parents=True, exist_ok=True)
-    for old in (out / "labels").glob("*.png"):
-        old.unlink()
-    with Process("mss_perception.node", ["--ros-args", "--params-file", str(config)], out / "node.log",
-                 environment) as node, \
-            Process("mss_perception.ros_recorder", ["--out", str(out)] + ([] if labels else ["--no-labels"]),
-                    out / "recorder.log", environment) as recorder:
-        node.wait_for("mss_perception]: active", START_SEC)
-        recorder.wait_for("recording from", START_SEC)
-        arguments = [str(bag), "--config", str(config), "--wait", str(START_SEC), "--loops", str(loops), "--seed",
+    with live.recorded_node(out, config, environment, "png" if labels else "none") as (node, recorder):
+        arguments = [str(bag), "--config", str(config), "--wait", str(live.START_SEC), "--loops", str(loops), "--seed",
                      str(seed), "--summary", str(out / "player.json"), "--topics", *topics]
         with Process("mss_perception.ros_player", arguments + [word for one in faults for word in ("--fault", one)],
                      out / "player.log", environment) as player:
-            until = time.monotonic() + START_SEC + length
+            until = time.monotonic() + live.START_SEC + length
             while player.popen.poll() is None and time.monotonic() < until:
                 time.sleep(1.0)
                 for process in (node, recorder):

@@ -1,4 +1,4 @@
-"""The node, a player and a recorder as processes that talk over DDS: what the demo, the soak run and tests start."""
+"""The node, a player and a recorder as processes that talk over DDS: what demo, soak, stress and tests start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 # subscribers on its machine (default 0.5 MB). Unlike LARGE_DATA it keeps contact with peers that have no such setting.
 LARGE_MESSAGES = "DEFAULT?sockets_size=16MB"
 SHUTDOWN_SEC = 2.0      # from SIGINT to the end of a process
+START_SEC = 120         # for the node to compile its kernels, the first time on a machine
 
 
 class LiveError(RuntimeError):
@@ -108,6 +110,25 @@ class Process:
             self.interrupt()
 
 
+@contextmanager
+def recorded_node(out: Path, config: Path, environment: Mapping[str, str],
+                  labels: str) -> Iterator[tuple[Process, Process]]:
+    """The node with this parameter file, and a recorder of what it publishes, both ready. What they leave is in `out`.
+
+    labels: as of the recorder's option. Raises LiveError.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    for old in (out / "labels").glob("*.png"):
+        old.unlink()
+    with Process("mss_perception.node", ["--ros-args", "--params-file", str(config)], out / "node.log",
+                 environment) as node, \
+            Process("mss_perception.ros_recorder", ["--out", str(out), "--labels", labels], out / "recorder.log",
+                    environment) as recorder:
+        node.wait_for("mss_perception]: active", START_SEC)
+        recorder.wait_for("recording from", START_SEC)
+        yield node, recorder
+
+
 @dataclass
 class Recording:
     """What the recorder and the player left in a folder. Stamps are moved back to the bag's time.
@@ -149,7 +170,7 @@ def read_recording(folder: Path) -> Recording:
     if not records or not lines:
         raise LiveError(f"{folder} has no masks or no diagnostics of the node")
     statuses = {name.partition(": ")[2]: {"level": one["level"], "message": one["message"], **one["values"]}
-                for name, one in json.loads(lines[-1]).items()}
+                for name, one in json.loads(lines[-1]).items() if name != "received_ns"}
     labels = {int(path.stem) - shift_ns: path for path in (folder / "labels").glob("*.png")}
     return Recording(records, labels, statuses.pop("segmentation"), statuses, player["sent"], player)
 

@@ -1,8 +1,9 @@
 """Record what the node publishes, until SIGINT: `python -m mss_perception.ros_recorder --out DIR`.
 
 DIR/masks.jsonl has one line per mask message, like frames.jsonl of a replay; DIR/diagnostics.jsonl one per diagnostic
-message of the node, {name: {level (0 OK, 1 WARN, 2 ERROR, 3 STALE), message, values}}; DIR/labels/<stamp>.png is each
-segmentation.
+message of the node, {name: {level (0 OK, 1 WARN, 2 ERROR, 3 STALE), message, values}}. Of each segmentation there is
+DIR/labels/<stamp>.png, or with `--labels lines` one of DIR/labels.jsonl: stamp, frame_id, width and height. Each line
+has received_ns, the steady clock's time.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,18 +34,21 @@ from mss_perception.ros_process import leave, spin
 class Recorder(Node):
     """Writes each message at once, so that nothing is lost when the run is."""
 
-    def __init__(self, out: Path, node_name: str, with_labels: bool) -> None:
+    def __init__(self, out: Path, node_name: str, labels: str) -> None:
+        """labels: 'png', 'lines' or 'none'."""
         super().__init__("recorder")
-        self.labels = out / "labels"
-        self.labels.mkdir(parents=True, exist_ok=True)
-        self.files = {name: (out / f"{name}.jsonl").open("w", buffering=1) for name in ("masks", "diagnostics")}
+        self.folder = out / "labels"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        names = ("masks", "diagnostics", "labels") if labels == "lines" else ("masks", "diagnostics")
+        self.files = {name: (out / f"{name}.jsonl").open("w", buffering=1) for name in names}
         qos = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
         self.node_name = node_name
         self.create_subscription(DiagnosticArray, f"{node_name}/modality_mask", self.on_mask, qos,
                                  event_callbacks=SubscriptionEventCallbacks(matched=self.on_matched))
         self.create_subscription(DiagnosticArray, "/diagnostics", self.on_diagnostics, qos)
-        if with_labels:
-            self.create_subscription(Image, f"{node_name}/segmentation", self.on_labels, qos)
+        if labels != "none":
+            self.create_subscription(Image, f"{node_name}/segmentation",
+                                     self.on_labels if labels == "png" else self.on_label_line, qos)
 
     def on_matched(self, change: QoSSubscriptionMatchedInfo) -> None:
         self.get_logger().info(f"recording from {change.current_count} node(s)")
@@ -58,22 +63,27 @@ class Recorder(Node):
             self._write("diagnostics", statuses)
 
     def on_labels(self, message: Image) -> None:
-        cv2.imwrite(str(self.labels / f"{stamp_ns(message.header)}.png"), decode_image(message),
+        cv2.imwrite(str(self.folder / f"{stamp_ns(message.header)}.png"), decode_image(message),
                     [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
+    def on_label_line(self, message: Image) -> None:
+        self._write("labels", {"stamp": stamp_ns(message.header), "frame_id": message.header.frame_id,
+                               "width": message.width, "height": message.height})
+
     def _write(self, name: str, line: dict) -> None:
-        self.files[name].write(json.dumps(line) + "\n")
+        self.files[name].write(json.dumps({**line, "received_ns": time.monotonic_ns()}) + "\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="recorder", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--node", default="mss_perception", help="name of the node (default mss_perception)")
-    parser.add_argument("--no-labels", action="store_true", help="leave the segmentation images out")
+    parser.add_argument("--labels", choices=["png", "lines", "none"], default="png", help="what to keep of the "
+                        "segmentation images (default png)")
     options = parser.parse_args(argv)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
-        recorder = Recorder(options.out, options.node, not options.no_labels)
+        recorder = Recorder(options.out, options.node, options.labels)
     except OSError as error:
         print(f"recorder: cannot write {error.filename}: {error.strerror}; name another --out", file=sys.stderr)
         return 2

@@ -5,4 +5,5 @@
     storm.py    what goes wrong and when, all of it from a seed
     judge.py    what must come of it: an oracle that shares no code with the collector
     inside.py   a storm through the pipeline, as fast as it goes
+    outside.py  a storm through the node on ROS 2, in real time
 """

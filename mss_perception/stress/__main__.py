@@ -1,6 +1,6 @@
 """Storms of faults, each judged: `python -m mss_perception.stress --seconds 600 --seed 1 --out runs/stress`.
 
-Storm after storm goes through the pipeline as fast as it goes.
+Storm after storm goes through the pipeline as fast as it goes; with --live through the node on ROS 2, in real time.
 Writes stress.json and report.txt. The exit status is 1 when anything did not hold, 2 for bad input, 130 after Ctrl-C,
 which loses nothing of what was measured.
 """
@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mss_perception import watch
+from mss_perception.live import LiveError
 from mss_perception.options import at_least, positive
 from mss_perception.replay import USER_ERRORS
-from mss_perception.stress import inside, report
+from mss_perception.stress import inside, outside, report
 
 STORM_SEC = 60      # of sensor time
 FEW = 20            # looks at the process's memory from which nothing is concluded
@@ -32,7 +33,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--storm-seconds", type=positive, default=STORM_SEC, metavar="SECONDS",
                         help=f"sensor time of a storm (default {STORM_SEC})")
     parser.add_argument("--checkpoint", type=Path, help="network; when not given a stand-in that labels pixels with "
-                        "the modalities that it was shown")
+                        "the modalities that it was shown, with --live the shipped one")
+    parser.add_argument("--live", action="store_true", help="the node on real ROS 2 topics, in real time")
     parser.add_argument("--out", type=Path, default=Path("runs/stress"), help="folder for the results (runs/stress)")
     return parser
 
@@ -45,10 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     tally, watched, started, interrupted = inside.Tally(), watch.Watch(), time.monotonic(), False
     try:
         options.out.mkdir(parents=True, exist_ok=True)
-        inside.storms(options, tally, watched)
+        (outside if options.live else inside).storms(options, tally, watched)
     except KeyboardInterrupt:
         interrupted = True
-    except (*USER_ERRORS, OSError) as error:
+    except (LiveError, *USER_ERRORS, OSError) as error:
         print(f"stress: {error}", file=sys.stderr)
         return 2
     result = summary(options, tally, watched, time.monotonic() - started, interrupted)
@@ -61,10 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def summary(options: argparse.Namespace, tally: inside.Tally, watched: watch.Watch, seconds: float,
             interrupted: bool) -> dict:
     """The content of stress.json."""
-    result = {"seed": options.seed, "rate": options.rate,
+    result = {"level": "live" if options.live else "inside", "seed": options.seed, "rate": options.rate,
               "seconds": round(seconds, 1), "interrupted": interrupted, **vars(tally)}
     repeat = (f"python -m mss_perception.stress --storms 1 --storm-seconds {options.storm_seconds:g} --rate "
-              f"{options.rate:g}" + (f" --checkpoint {options.checkpoint}" if options.checkpoint else ""))
+              f"{options.rate:g}" + (" --live" if options.live else "")
+              + (f" --checkpoint {options.checkpoint}" if options.checkpoint else ""))
     result["violations"] = [{**one, "repeat": f"{repeat} --seed {one['seed']}"} for one in tally.violations]
     if len(watched.samples) > FEW:
         result |= watched.summary()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import time
 import traceback
 from collections import Counter
@@ -28,6 +29,7 @@ from mss_perception.watch import Watch
 
 PROGRESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} s {postfix}"
 THOROUGH = 16       # every so many calls queues and sums are looked at
+CALL_SEC = 20.0     # of the processor's time: what takes longer for one message hangs
 
 
 class Witness:
@@ -76,6 +78,10 @@ class Tally:
                 setattr(self, name, getattr(self, name) + value)
 
 
+class Hang(Exception):
+    """A call of the pipeline does not come back."""
+
+
 class Errors(logging.Handler):
     """Exceptions that were contained and logged."""
 
@@ -89,7 +95,7 @@ class Errors(logging.Handler):
 
 
 class Run:
-    """One storm through one pipeline; call it. runtime: of mss_models.runtime, or a Witness."""
+    """One storm through one pipeline; call it, on the main thread. runtime: of mss_models.runtime, or a Witness."""
 
     def __init__(self, storm: Storm, runtime) -> None:
         self.storm, self.types = storm, messages.bag_types()
@@ -104,24 +110,31 @@ class Run:
     def __call__(self) -> Tally:
         """Until its end or its first violation."""
         log = logging.getLogger("mss_perception")
-        before = log.propagate
+        propagate, handler = log.propagate, signal.signal(signal.SIGVTALRM, self._hangs)
         log.addHandler(self.errors)
         log.propagate = False           # every reset, every change of a camera is a line of log
         try:
             for number, sent in enumerate(self.storm.sent()):
-                self.tau = sent.due_ns
+                self.tau, self.judge.verdict.t_sec = sent.due_ns, sent.due_ns / SECOND
                 self._contained(self._step, sent, number % THOROUGH == 0)
                 if self.judge.verdict.violations:
                     break
             else:
                 self._contained(self._finish)
         finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, handler)
             log.removeHandler(self.errors)
-            log.propagate = before
+            log.propagate = propagate
         return self.tally()
+
+    @staticmethod
+    def _hangs(*_) -> None:
+        raise Hang(f"it has taken {CALL_SEC:g} s")
 
     def _contained(self, work: Callable, *arguments) -> None:
         hold = self.judge.verdict.hold
+        signal.setitimer(signal.ITIMER_VIRTUAL, CALL_SEC)
         try:
             work(*arguments)
         except Exception:   # of the pipeline: the node would have died, or lost a message
@@ -163,11 +176,9 @@ class Run:
         self.judge.finish(self.pipeline)
 
     def tally(self) -> Tally:
-        violations = [{"invariant": invariant, "details": details, "seed": self.storm.seed,
-                       "t_sec": round(self.tau / SECOND, 3)} for invariant, details in self.judge.verdict.violations]
         return Tally(1, self.tau / SECOND, self.pipeline.collector.epoch + 1, self.pipeline.ticks,
                      self.pipeline.outputs, Counter(self.pipeline.dropped), self.sent, self.storm.faults,
-                     self.judge.verdict.judged, violations)
+                     self.judge.verdict.judged, self.judge.verdict.violations)
 
 
 def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:

@@ -36,7 +36,7 @@ class Judge:
     def __init__(self, storm: Storm, config: Config, views: Mapping[str, Sequence[str]], windows: Mapping[str, int],
                  code: Callable[[set[str]], int] | None = None):
         self.storm, self.config, self.views, self.windows, self.code = storm, config, views, windows, code
-        self.verdict = Verdict()
+        self.verdict = Verdict(storm.seed)
         self.hold = self.verdict.hold
         self.counts = {name: Counter() for name in storm.rig.sensors}
         self.cameras: dict[str, tuple[int, int, str]] = {}      # what the last good camera_info said

@@ -18,7 +18,7 @@ def text(result: Mapping) -> str:
     violations = result["violations"]
     drops = sum(result["dropped"].values())
     lines = [
-        f"seed {result['seed']}, rate up to {result['rate']:g}, {result['seconds']:.0f} s"
+        f"{result['level']}: seed {result['seed']}, rate up to {result['rate']:g}, {result['seconds']:.0f} s"
         + (", interrupted" if result["interrupted"] else ""),
         f"{result['storms']} storms, {result['sensor_seconds'] / 3600:.2f} h of sensor time, {result['epochs']} epochs",
         f"{sum(result['messages'].values()):,} messages, {sum(result['faults'].values()):,} faults",

@@ -134,8 +134,7 @@ class Rig:
         if role == "odom":
             return messages.encode_odometry(types, moved((stamp_ns - START_NS) / SECOND, 0, 0), stamp_ns)
         if role == "tf_static":
-            places = [("base_link", frame, moved(0, 0.05 * k, 0)) for k, frame in enumerate(FRAMES.values())]
-            return messages.encode_transforms(types, places, stamp_ns)
+            return messages.encode_transforms(types, PLACES, stamp_ns)
         camera = self.camera(name, version) if self.is_camera(name) else None
         if part == "info":
             return messages.encode_camera_info(types, camera, stamp_ns)
@@ -174,3 +173,7 @@ def moved(x: float, y: float, yaw: float) -> np.ndarray:
     """(4, 4) pose."""
     c, s = math.cos(yaw), math.sin(yaw)
     return np.array([[c, -s, 0, x], [s, c, 0, y], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+
+
+PLACES = [("base_link", frame, moved(0, 0.05 * k, 0)) for k, frame in enumerate(FRAMES.values())]
+"""(parent, child, pose) of the sensors."""

@@ -26,7 +26,6 @@ from mss_perception.stress.rig import EVENTS, INFO_HZ, MS, ODOMETRY_HZ, START_NS
 GOOD, SILENT, LATE, WILD = "good", "silent", "late", "wild"
 LONGEST_DELAY_NS = 600 * MS
 BEFORE_IMAGE_NS = 1000          # a camera_info comes so much before its image
-DEADLINES_SEC = (0.05, 0.3)     # to which the deadline may be changed
 EVENT_BYTES = 13                # of a decoded event: x, y, t, p
 LEARNT = 8                      # steps of which a sensor's period is learnt
 
@@ -37,7 +36,7 @@ class Weather:
 
     state: GOOD, SILENT or LATE when nothing else does, else WILD. clock_ns: its stamps are wrong by that much; stray: a
     stamp from anywhere. info_lost, info_damaged: of its camera_info. version: of its camera. flood: so many times its
-    rate.
+    rate. publisher: what happens to it, in a live storm: 'killed', or replaced by one of another 'qos' or 'type'.
     """
 
     state: str = GOOD
@@ -54,6 +53,7 @@ class Weather:
     info_damaged: float = 0.0
     version: int = 0
     flood: float = 1.0
+    publisher: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,15 +95,21 @@ class Truth:
 
 
 class Storm:
-    """See the module's text. faults: how many of each kind there are in the messages that were drawn so far."""
+    """See the module's text. faults: how many of each kind there were in what `sent` has given so far."""
+
+    rig_class = Rig
+    walls, loops_in_calm = 0.2, True
+    deadlines_sec: tuple[float, ...] = (0.05, 0.3)      # to which the deadline may be changed
+    tempest_sec, spare_sec = (2, 5), (1, 3)             # how long a tempest is, and a calm after it has settled
 
     def __init__(self, seed: int, seconds: float, fastest: float = 10.0):
         dice = random.Random(seed)
         self.seed = seed
-        self.fastest, self.rig = fastest, Rig(dice, fastest)
+        self.fastest, self.rig = fastest, self.rig_class(dice, fastest)
         self.config = self.rig.config
-        self.wall = dice.random() < 0.2         # the receiver's clock takes part in no jump
+        self.wall = dice.random() < self.walls      # the receiver's clock takes part in no jump
         self.faults: Counter = Counter()
+        self._since = 0                         # before that nothing is counted
         self.settle_ns = self._settle_ns()
         self.phases = list(self._phases(dice, round(seconds * SECOND)))
         self._begins = [one.begin_ns for one in self.phases]
@@ -123,7 +129,7 @@ class Storm:
                     for name in (*names, *versions)}
 
         def lasting(weather: dict[str, Weather], jump: str = "", jump_ns: int = 0) -> Phase:
-            end = t + self.settle_ns + round(dice.uniform(1, 3) * SECOND)
+            end = t + self.settle_ns + round(dice.uniform(*self.spare_sec) * SECOND)
             return Phase(t, end, weather, jump, jump_ns, deadline)
 
         t = 0
@@ -132,21 +138,21 @@ class Storm:
         yield first
         t = first.end_ns
         while t < length:
-            deadline = dice.choice([deadline] * 4 + [*DEADLINES_SEC])
+            deadline = dice.choice([deadline] * 4 + [*self.deadlines_sec])
             for name in versions:
                 versions[name] = dice.choice([0, 0, 0, dice.randrange(self.rig.versions)])
             kind, jump_ns = self._jump(dice)
-            yield (tempest := Phase(t, t + round(dice.uniform(2, 5) * SECOND), self._tempest(dice, kind, versions),
-                                    kind, jump_ns, deadline))
-            t = tempest.end_ns
+            end = t + round(dice.uniform(*self.tempest_sec) * SECOND)
+            yield Phase(t, end, self._tempest(dice, kind, versions), kind, jump_ns, deadline)
+            t = end
             yield (quiet := lasting(calm({})))
             t = quiet.end_ns
             for _ in range(dice.choice([0, 1, 1, 2])):
                 hit = dice.sample(names, dice.randint(1, max(1, len(names) - 1)))
-                yield (outage := lasting(calm({name: self._outage(dice, deadline) for name in hit})))
+                yield (outage := lasting(calm({name: self._outage(dice, deadline, name) for name in hit})))
                 t = outage.end_ns
-                loop = ("loop", -60 * SECOND) if dice.random() < 0.2 else ()
-                yield (again := lasting(calm({}), *loop))
+                loops = self.loops_in_calm and dice.random() < 0.2
+                yield (again := lasting(calm({}), *(("loop", -60 * SECOND) if loops else ())))
                 t = again.end_ns
 
     def _settle_ns(self) -> int:
@@ -154,7 +160,7 @@ class Storm:
         each sensor has recovered, or has been given up."""
         slowest = max(sensor.period_ns for sensor in self.rig.sensors.values())
         patience = max(max(one.missing_after, one.recover_after) for one in self.config.inputs.values())
-        deadline = round(max(self.config.collector.deadline_sec, *DEADLINES_SEC) * SECOND)
+        deadline = round(max([self.config.collector.deadline_sec, *self.deadlines_sec]) * SECOND)
         tick = round(SECOND / self.config.collector.tick_rate_hz)
         return LONGEST_DELAY_NS + (LEARNT + patience + 3) * max(slowest, tick) + 2 * deadline
 
@@ -167,7 +173,7 @@ class Storm:
                       ("forward", round(dice.choice([0.3, 2, 3600]) * SECOND))]
         return dice.choice(jumps)
 
-    def _outage(self, dice: random.Random, deadline_sec: float) -> Weather:
+    def _outage(self, dice: random.Random, deadline_sec: float, name: str) -> Weather:
         late = round((deadline_sec + 0.15) * SECOND)
         return dice.choice([Weather(SILENT), Weather(SILENT), Weather(LATE, delay_ns=(late, late + 20 * MS)),
                             Weather(damaged=1.0), Weather(frozen=True)])
@@ -228,6 +234,7 @@ class Storm:
     def sent(self, roles: Collection[str] = (), since_ns: int = 0) -> Iterator[Sent]:
         """Everything that arrives, in order. roles: only of these sensors, cameras' infos included, and of 'odom' and
         'others'; all when none is named. since_ns: leave out the phases that are over by then."""
+        self._since = since_ns
         makers = {sensor: partial(self._of, sensor) for sensor in self.rig.sensors}
         makers |= {f"{name}/info": partial(self._infos, name) for name in self.rig.cameras()}
         makers |= {"odom": self._odometry, "others": self._others}
@@ -256,31 +263,31 @@ class Storm:
             due = tau + sensor.latency_ns + dice.randint(0, sensor.shake_ns)
             stamp = self.ros_ns(tau) + sensor.offset_ns + dice.randint(-sensor.jitter_ns, sensor.jitter_ns)
             if weather.state == SILENT or dice.random() < weather.dropped:
-                self._count("silence" if weather.state == SILENT else "drop")
+                self._count(tau, "silence" if weather.state == SILENT else "drop")
                 continue
-            self._count("flood", weather.flood > 1)
+            self._count(tau, "flood", weather.flood > 1)
             if weather.state == LATE or dice.random() < weather.delayed:
-                self._count("delay")
+                self._count(tau, "delay")
                 due += dice.randint(*weather.delay_ns)
             if dice.random() < weather.overtaken:
-                self._count("reorder")
+                self._count(tau, "reorder")
                 due += round(dice.uniform(0.5, 3) * sensor.period_ns)
             if weather.clock_ns:
-                self._count("wrong clock")
+                self._count(tau, "wrong clock")
                 stamp += weather.clock_ns
             if dice.random() < weather.stray:
-                self._count("stray stamp")
+                self._count(tau, "stray stamp")
                 stamp = self._stray(dice, stamp, tau)
             damage = ""
             if dice.random() < weather.damaged:
                 damage = dice.choice(kinds)
-                self._count(f"damage: {damage}")
+                self._count(tau, f"damage: {damage}")
             if weather.frozen:
-                self._count("frozen payload")
+                self._count(tau, "frozen payload")
                 number = 7
             yield tau, Sent(due, 0, name, stamp, number, weather.version, damage)
             if dice.random() < weather.repeated:
-                self._count("duplicate")
+                self._count(tau, "duplicate")
                 again = due + dice.choice([0, round(dice.uniform(0, 2) * sensor.period_ns)])
                 yield tau, Sent(again, 0, name, stamp, number + dice.randrange(2), weather.version, damage)
 
@@ -297,13 +304,13 @@ class Storm:
         period = max(SECOND // INFO_HZ, sensor.period_ns if sensor else 0)
         for _, tau in every(period, sensor.phase_ns if sensor else 0, phase):
             if weather.state == SILENT or dice.random() < weather.info_lost:
-                self._count("camera_info lost", weather.state != SILENT)
+                self._count(tau, "camera_info lost", weather.state != SILENT)
                 continue
             damage = ""
             if dice.random() < weather.info_damaged:
                 damage = dice.choice(OF_INFOS).__name__
-                self._count(f"camera_info: {damage}")
-            self._count("camera_info changed", bool(weather.version))
+                self._count(tau, f"camera_info: {damage}")
+            self._count(tau, "camera_info changed", bool(weather.version))
             due = tau + (sensor.latency_ns if sensor else 0) - BEFORE_IMAGE_NS
             yield tau, Sent(max(0, due), 0, f"{name}/info", self.ros_ns(tau), 0, weather.version, damage)
 
@@ -311,10 +318,10 @@ class Storm:
         wild = any(one.state == WILD for one in phase.weather.values())
         for _, tau in every(SECOND // ODOMETRY_HZ, 0, phase):
             if wild and dice.random() < 0.5:
-                self._count("odometry lost")
+                self._count(tau, "odometry lost")
                 continue
             stray = 5 * SECOND if wild and dice.random() < 0.1 else 0
-            self._count("odometry stray", bool(stray))
+            self._count(tau, "odometry stray", bool(stray))
             yield tau, Sent(tau + MS, 0, "odom", self.ros_ns(tau) + stray)
 
     def _others(self, phase: Phase, dice: random.Random) -> Iterator[tuple[int, Sent]]:
@@ -324,14 +331,14 @@ class Storm:
             yield tau, Sent(dice.choice([0, 0, 0, SECOND]), 0, "tf_static", self.ros_ns(tau))
         elif dice.random() < 0.1:
             yield tau, Sent(tau + MS, 0, "tf_static", self.ros_ns(tau))
-        self._count(f"time: {phase.jump}", bool(phase.jump))
+        self._count(tau, f"time: {phase.jump}", bool(phase.jump))
         if "called" in phase.jump:
             yield tau, Sent(tau, 0, "reset", 0)
         if before.deadline_sec != phase.deadline_sec:
             yield tau, Sent(tau, 0, "deadline", 0, number=round(phase.deadline_sec * SECOND))
 
-    def _count(self, kind: str, happens: bool = True) -> None:
-        if happens:
+    def _count(self, tau: int, kind: str, happens: bool = True) -> None:
+        if happens and tau >= self._since:
             self.faults[kind] += 1
 
     def message(self, types, sent: Sent) -> tuple[object, Truth | None]:
