@@ -145,8 +145,11 @@ MUTANTS = [
            "        sample = self.samples.pop(t)\n"),
     Mutant("what held needs is discarded", "self.keep = max(self.tolerance, self.hold)", "self.keep = self.tolerance"),
     # epochs
-    Mutant("one old stamp resets", "one.back >= 2 for one in everybody", "one.back >= 1 for one in everybody"),
-    Mutant("one sensor with a wrong clock resets", "all(one.back or one.silent(now) for one in everybody)", "True"),
+    Mutant("one old stamp resets", "if one.back >= 2)", "if one.back >= 1)"),
+    Mutant("one sensor with a wrong clock resets",
+           "all(other.back or other.silent(now) or other.watermark < one.watermark - self._jump_back", "all(True"),
+    Mutant("one that was ahead of all others stays shut out",
+           " or other.watermark < one.watermark - self._jump_back", ""),
     Mutant("a good stamp does not clear the count of bad ones", "        self.back = 0\n        self.rejected.clear()",
            "        self.rejected.clear()"),
     Mutant("a reset forgets to count the sets it drops", 'self.dropped["reset"] += len(self._pending)', "pass"),

@@ -257,7 +257,8 @@ class Oracle:
             kinds = [e.kind for e in self.log if e.kind in ("sample", "back") and e.name == name]
             rows[name] = len(kinds) - max((i + 1 for i, k in enumerate(kinds) if k == "sample"), default=0)
 
-        return max(rows.values()) >= 2 and all(rows[name] > 0 or self.silent(name, now) for name in self.names)
+        return any(rows[first] >= 2 and all(rows[name] > 0 or self.silent(name, now) or self.watermark(name) + ns(
+            self.config.jump_back_sec) < self.watermark(first) for name in self.names) for first in self.names)
 
     def accept(self, name, begin, t, payload, now, nbytes):
         c, timely, mark = self.configs[name], self.timely(t, now), self.watermark(name)

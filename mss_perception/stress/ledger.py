@@ -82,10 +82,11 @@ class Ledger:
         known = self.entries.get(t)
         if known is None:
             entry = Entry(t, begin, truth, came_ns, call, self.places, self.bytes)
-            self.places += 1
         else:                                       # the second of one time takes the first one's place
+            gone = self.may_be_gone(known)
             entry = Entry(t, begin, truth, came_ns, call, known.place, known.before, known.used,
-                          known.unsure or known.used and self.may_be_gone(known))
+                          known.unsure or known.used and gone)
+        self.places += known is None or gone
         self.entries[t] = entry
         self.bytes += truth.nbytes
         self.largest = max(self.largest, truth.nbytes)

@@ -165,7 +165,8 @@ class Promises:
         working = [name for name in calm if calm[name] == GOOD]
         opened = self._opened(t_ref, leader)
         if opened is not None:
-            needed = [opened, *(self.ledgers[name].reached(t_ref) for name in working)]
+            # A sample may also be found to be a tick when the next one comes, by the period that is learnt then.
+            needed = [self.ledgers[leader].reached(t_ref + 1), *(self.ledgers[name].reached(t_ref) for name in working)]
             for_nothing = all(one is not None and one.call < self.call for one in needed)
             self.hold("nothing waits for what is dead", not for_nothing, calm, "at", t_ref)
         for name, state in states.items():
