@@ -74,9 +74,11 @@ there are no such), and at most max_bytes; the oldest arrival goes first (`evict
 than t_ref - max(tolerance, hold), or than the window (`unused` if it never served).
 
 **Epochs.** `back` samples reset the collector once one input has given two in a row and every other input is back too,
-silent for missing_after periods, or more than jump_back behind the watermark of that one, which has thus been the only
-one ahead: a bag that loops does that within a period or two, one sensor with a wrong clock never does while another
-lives. A reset drops the open sets, forgets all of the above and starts the next epoch.
+silent for missing_after periods, or more than jump_back behind the watermark of that one. A bag that loops does that
+within a period or two; one sensor whose clock falls behind never does while another lives. One that was alone ahead,
+where max_future did not refuse it, does when it comes back: it would be shut out, or shut out the others by the sets
+that it opened, until they are there, too. A reset drops the open sets, forgets all of the above and starts the next
+epoch.
 
 **Limits.** Time alone cannot tell: a stamp wrong by less than max_future or the tolerance; a lone sensor that is late
 or has a wrong clock, as it is its own reference. The deadline must exceed the differences in latency between sensors,
@@ -272,11 +274,11 @@ class Collector:
             one.rejected[objection] += 1
         else:
             sample.begin, sample.t = sample.begin - one.offset, sample.t - one.offset
-            timely = self._timely(sample.t, now)
             if self._front is None:
                 self._began = now
             if self._front is None or sample.t > self._front:
                 self._front = sample.t
+            timely = self._timely(sample.t, now)
             one.accept(sample, timely, self._pending)
             if self._first_choice_until is None and one in self._sources:
                 self._first_choice_until = now + min(self._tick_period, self._deadline())

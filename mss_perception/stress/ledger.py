@@ -152,10 +152,3 @@ class Ledger:
         too_old = t_ref - (self.window or max(self.tolerance, self.hold))
         for t in [t for t in self.entries if t < too_old]:
             del self.entries[t]
-
-    def forget(self) -> None:
-        """What has surely been evicted need not be kept: twice as much as may be kept has come since."""
-        if len(self.entries) > 4 * self.config.queue + 100:
-            for t, one in list(self.entries.items()):
-                if self.places - one.place > 3 * self.config.queue:
-                    del self.entries[t]

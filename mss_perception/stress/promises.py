@@ -136,8 +136,8 @@ class Promises:
                 for tick in self.missed[name]):
             self.vain[name] = 0
 
-    def set_comes(self, t_ref: int, expected: Mapping[str, Expected], states: Mapping[str, str]) -> None:
-        """A set with the states of its inputs, INVALID taken for OK."""
+    def set_comes(self, t_ref: int, expected: Mapping[str, Expected], states: Mapping[str, str], waited: bool) -> None:
+        """A set with the states of its inputs, INVALID taken for OK. waited: whether it was open before this call."""
         at = t_ref - (self.storm.ros_ns(self.tau) - self.tau)
         before, now = self.calm(at), self.calm(self.tau)
         known = self.sets > max(self.config.inputs[name].missing_after for name in self.ledgers)
@@ -146,7 +146,7 @@ class Promises:
             if self.last is not None and self.last[1] == since:
                 gap = at - self.last[0]
                 self.hold("sets come without gaps", gap <= self._longest_gap(leader), gap, "led by", leader)
-            self._check_set(t_ref, expected, states, now, leader)
+            self._check_set(t_ref, expected, states, now, leader, waited)
             self.last = at, since
         else:
             self.last = None
@@ -161,13 +161,12 @@ class Promises:
         self.fresh.clear()
 
     def _check_set(self, t_ref: int, expected: Mapping[str, Expected], states: Mapping[str, str],
-                   calm: Mapping[str, str], leader: str) -> None:
+                   calm: Mapping[str, str], leader: str, waited: bool) -> None:
         working = [name for name in calm if calm[name] == GOOD]
         opened = self._opened(t_ref, leader)
         if opened is not None:
-            # A sample may also be found to be a tick when the next one comes, by the period that is learnt then.
-            needed = [self.ledgers[leader].reached(t_ref + 1), *(self.ledgers[name].reached(t_ref) for name in working)]
-            for_nothing = all(one is not None and one.call < self.call for one in needed)
+            needed = [self.ledgers[name].reached(t_ref) for name in working]
+            for_nothing = waited and all(one is not None and one.call < self.call for one in needed)
             self.hold("nothing waits for what is dead", not for_nothing, calm, "at", t_ref)
         for name, state in states.items():
             if calm[name] == SILENT:
