@@ -1,8 +1,8 @@
 """One sensor of a live storm, as a process of its own: `python -m mss_perception.ros_storm --sensor lidar ...`.
 
 mss_perception.stress --live starts these. A sensor's topics are published as the storm of this seed wants it, from the
-present moment of the storm on; the 'clock' publishes /clock and the odometry. FILE gets a line every second: what was
-sent so far, and how late at most in that second.
+present moment of the storm on; the 'clock' publishes /clock and the odometry. FILE gets a line at once and one every
+second: what was sent so far, and how late at most in that second.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mss_perception.stress.storm import Sent
 
 CLOCK, CLOCK_PERIOD_NS = "clock", 10 * MS
 CLOUDS = ("lidar", "event")
+LINGER_SEC = 3.0    # after the last message: it would be lost with its publisher. SIGINT comes earlier
 
 
 class Sensor:
@@ -92,6 +93,7 @@ class Sensor:
         """Until the end of the storm, which began at start_ns of the steady clock."""
         since = max(0, time.monotonic_ns() - start_ns)
         latest, told = 0, since
+        self._tell(log, since, latest)
         for sent in self.messages(since):
             if sent.due_ns < since:
                 continue
@@ -104,6 +106,7 @@ class Sensor:
                 self._tell(log, sent.due_ns, latest)
                 latest, told = 0, sent.due_ns
         self._tell(log, time.monotonic_ns() - start_ns, latest)
+        stop.wait(LINGER_SEC)
 
     def _tell(self, log: TextIO, tau: int, latest_ns: int) -> None:
         log.write(json.dumps({"tau": tau, "sent": self.sent, "late_ms": round(latest_ns / 1e6, 1),

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 ABSENT = ("LATE", "MISSING", "STALE")
 NEAR_NS = 2 * SECOND        # of what may have been a set's cause: diagnostics come once a second
 LATE_MS = 40.0              # by which a sensor's process is late itself
-FOUND_NS = 4 * SECOND       # until a publisher is known, after its process has started
+FOUND_NS = 5 * SECOND       # until a publisher is known, after its process has started
 TOLD_NS = 3 * SECOND        # until the diagnostics say so
 SPARE_NS = 3 * SECOND // 2  # that a recovery may take longer than promised, on a busy machine
 NEAREST = 0.4               # of a period, so far at most is a sample from the set that it must be in
