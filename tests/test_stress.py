@@ -22,8 +22,8 @@ from mss_perception.stress.storm import Storm
 SECONDS, RATE = 12, 3.0     # of a storm; the phase that has begun is played to its end
 SEEDS = (34, 45, 60, 98, 109, 131, 148)      # they have all faults between them
 # Mistakes of collector_mutants.py, and a seed at which a storm comes upon each.
-NOTICED = {"the tolerance is doubled": 60, "a sample serves twice": 1, "no offset": 34, "a dead input is waited for": 34,
-           "a deadline is not reported": 34}
+NOTICED = {"the tolerance is doubled": 60, "a sample serves twice": 1, "no offset": 34,
+           "a dead input is waited for": 34, "a deadline is not reported": 34}
 
 
 def broken(mistake: str):
@@ -69,6 +69,13 @@ def test_each_invariant_is_put_to_the_test(tally):
 def test_a_storm_repeats_exactly():
     one = storm(7, 8)
     assert vars(one) == vars(storm(7, 8)) != vars(storm(8, 8)) and one.ticks > 50
+
+
+def test_a_set_that_is_opened_at_its_deadline_has_none_to_tell_of():
+    """The period learnt with the next sample makes the one before a tick, which is a deadline old by then; nothing is
+    left to wait for."""
+    tally = storm(126, rate=1.0)
+    assert tally.violations == [] and tally.judged["a deadline is told"] > 0
 
 
 @pytest.mark.parametrize("mistake", NOTICED)

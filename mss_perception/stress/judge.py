@@ -185,8 +185,8 @@ class Judge:
         wait, most = output.latency_ms["wait"], max(self.deadlines) / 1e6
         self.hold("no set waits beyond its deadline", 0 <= wait <= most, wait, "ms, at most", most)
         self.waited, self.open = self.open > 0, max(0, self.open - 1)
-        # A set that a failover opens at the last moment has nothing to wait for; nor may the second of a call, once the
-        # first has given an input up.
+        # A set that is opened at its deadline, by a failover or a period just learnt, may have nothing to wait for; nor
+        # may the second of a call, once the first has given an input up.
         if self.waited and self.set_call != self.call and self.deadlines[0] == self.deadlines[1]:
             self.hold("a deadline is told", wait < most or output.deadline_hit, wait)
         self.set_call = self.call
