@@ -78,6 +78,11 @@ def test_a_set_that_is_opened_at_its_deadline_has_none_to_tell_of():
     assert tally.violations == [] and tally.judged["a deadline is told"] > 0
 
 
+def test_what_its_jitter_makes_late_by_more_than_the_deadline_need_not_be_waited_for():
+    """Without it the LiDAR's delay behind the camera is the deadline exactly."""
+    assert storm(30013, 10).violations == []
+
+
 @pytest.mark.parametrize("mistake", NOTICED)
 def test_a_storm_notices_a_broken_collector(mistake):
     with broken(mistake):

@@ -50,8 +50,9 @@ class Sensor:
 
     @property
     def lag_ns(self) -> tuple[int, int]:
-        """From the newest that a message knows of to its arrival: at least, at most."""
-        return self.latency_ns - self.covers_ns, self.latency_ns + self.shake_ns - self.covers_ns
+        """From the newest that a message knows of, by its stamp, to its arrival: at least, at most."""
+        lag = self.latency_ns - self.covers_ns
+        return lag - self.jitter_ns, lag + self.jitter_ns + self.shake_ns
 
 
 class Rig:
