@@ -126,7 +126,8 @@ class LidarLane:
         with np.errstate(over="ignore", invalid="ignore"):
             intensity = raw[points.index].astype(np.float32) / np.float32(full)
         if np.count_nonzero(intensity > 1) > TOO_BRIGHT * len(intensity):
-            clipped = np.count_nonzero((raw > full) & np.isfinite(xyz).all(1) & xyz.any(1)) / points.returns
+            with np.errstate(invalid="ignore"):     # damage may look like a signalling NaN
+                clipped = np.count_nonzero((raw > full) & np.isfinite(xyz).all(1) & xyz.any(1)) / points.returns
             if clipped > TOO_BRIGHT:
                 figures["intensity_clipped"] = clipped
         return Returns(points, intensity, figures)

@@ -129,11 +129,13 @@ def test_intensity_is_measured_by_the_drivers_scale_then_by_the_networks(field, 
 def test_a_scale_that_most_intensities_exceed_is_reported(bright, figure):
     lane = LidarLane(ENCODING, CAMERA, 60, 80)
     intensity = np.where(np.arange(12) < bright, 40.0, 0.5).astype(np.float32)
-    xyz = np.full((12, 3), 5.0)
+    xyz = np.full((12, 3), 5.0, np.float32)
     xyz[10:] = np.nan, 0, 0             # points without a return have no say
+    xyz.view(np.uint32)[11, 0] = 0x7FA00000     # a signalling NaN, of random bytes
     intensity[10:] = 99
     cloud = cloud_of(xyz, intensity=intensity)
-    assert lane(cloud, HERE).figures.get("intensity_clipped") == figure
+    with np.errstate(all="raise"):
+        assert lane(cloud, HERE).figures.get("intensity_clipped") == figure
     assert "intensity_clipped" not in lane(cloud, HERE, intensity_max=40).figures
 
 

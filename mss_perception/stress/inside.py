@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -192,6 +193,8 @@ def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:
                 run()
             finally:
                 tally.add(run.tally())
+                del run             # it refers to itself: without this it stays until Python looks for such
+                gc.collect()
                 watched(os.getpid())
             bar.set_postfix_str(f"{tally.storms} storms, {len(tally.violations)} violations")
-            bar.update(round(options.seconds - (until - time.monotonic())) - bar.n)
+            bar.update(min(bar.total, round(options.seconds - (until - time.monotonic()))) - bar.n)

@@ -153,7 +153,7 @@ def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:
                 node.check()
                 recorder.check()
                 watched(node.pid)
-                bar.update(round(options.seconds - (until - time.monotonic())) - bar.n)
+                bar.update(min(bar.total, round(options.seconds - (until - time.monotonic()))) - bar.n)
 
             while (left := until - time.monotonic()) > 2 * LEAD_SEC and len(played) != options.storms:
                 seconds = min(options.storm_seconds, left - LEAD_SEC)
