@@ -41,6 +41,8 @@ Rules = tuple[tuple[str, str], ...]
 """(pattern of a whole foreign name, our name); the first match counts."""
 FROM_ONE = ("stage", "first", "second")
 """The groups that count from 1 there and from 0 here."""
+ELSEWHERE = {"modalities": "--modalities", "num_classes": "--labels"}
+"""What --set does not take, and where the command has it from."""
 
 MIT: Rules = (
     (r"patch_embed(?P<stage>\d)\.(?P<rest>.+)", "stages.{stage}.embed.{rest}"),
@@ -221,7 +223,8 @@ def _copies(expected: State) -> dict[str, list[str]]:
     return copies
 
 
-def import_weights(state: State, kind: str, modalities: Sequence[str], **options: Any) -> tuple[System, list[str]]:
+def import_weights(state: State, kind: str, /, modalities: Sequence[str],
+                   **options: Any) -> tuple[System, list[str]]:
     """The network that a published state dict is for, with its weights, in eval mode; and the names left unused.
 
     modalities: in canonical order, what the file's inputs were. options: the architecture's, as far as the file does
@@ -340,8 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     command = "python -m mss_models.importing " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
-        encodings = DELIVER_ENCODINGS if args.encodings is None else {
-            name: Encoding.from_dict(one) for name, one in json.loads(args.encodings.read_text()).items()}
+        encodings = DELIVER_ENCODINGS if args.encodings is None else _read_encodings(args.encodings)
         labels = LABEL_SETS[args.labels]
         torch.manual_seed(args.seed)
         model, unused = import_weights(read(args.file), args.kind, args.modalities, num_classes=len(labels),
@@ -354,11 +356,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                                    half=False)
     except (ValueError, OSError) as error:
         print(f"error: {args.file}: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(f"{args.out}: {model.architecture}, model_id {identity}")
     if unused:
         print(f"of no use in it: {', '.join(unused)}")
     return 0
+
+
+def _read_encodings(path: Path) -> dict[str, Encoding]:
+    try:
+        return {name: Encoding.from_dict(one) for name, one in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (ValueError, AttributeError, RecursionError) as error:  # no JSON, no UTF-8, no encoding; no mapping
+        raise ImportingError(f"{path}: a JSON object {{modality: encoding}} is needed ({error})") from error
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -366,6 +375,8 @@ def _setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ImportingError(f"--set {text}: KEY=VALUE is needed")
+    if key in ELSEWHERE:
+        raise ImportingError(f"--set {text}: {ELSEWHERE[key]} says that")
     try:
         return key, json.loads(value)
     except json.JSONDecodeError:

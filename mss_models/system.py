@@ -124,7 +124,8 @@ def create(**architecture: Any) -> System:
     """Build a system with random weights from its architecture.
 
     `system` names it, the rest are its options, e.g. `create(system="segformer_mean", modalities=("rgb", "lidar"),
-    num_classes=25, backbone="B0")`. Raises ValueError for an unknown system, listing the names, or unknown options.
+    num_classes=25, backbone="B0")`. Raises ValueError for an unknown system, listing the names, and for unknown or
+    impossible options.
     """
     from mss_models.systems import SYSTEMS  # the systems import this file
 
@@ -134,5 +135,6 @@ def create(**architecture: Any) -> System:
         raise ValueError(f"system {name!r} is unknown; known: {', '.join(SYSTEMS)}")
     try:
         return SYSTEMS[name](**options)
-    except TypeError as error:
-        raise ValueError(f"system {name!r} cannot be built from {options}: {error}") from error
+    except (TypeError, RuntimeError, ArithmeticError) as error:  # unknown; no number, or none that a layer can have
+        reason, *_ = str(error).split("\n")
+        raise ValueError(f"system {name!r} cannot be built from {options}: {reason}") from error

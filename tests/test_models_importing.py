@@ -414,12 +414,18 @@ def test_command_puts_an_imagenet_encoder_into_any_system(tmp_path, capsys):
 def test_command_writes_nothing_when_something_is_wrong(tmp_path, capsys):
     source, out = tmp_path / "net.pth", tmp_path / "net.safetensors"
     torch.save(tensors(cmnext(3)), source)
-    encodings = tmp_path / "encodings.json"
+    encodings, no_encodings = tmp_path / "encodings.json", tmp_path / "no_encodings.json"
     encodings.write_text(json.dumps({"rgb": {"modality": "rgb", "name": "infrared"}}))
+    no_encodings.write_text("[]")
     for arguments, message in ((["--modalities", "rgb", "depth"], "for 3 modalities"),
                                (["--modalities", "rgb", "depth", "event", "--labels", "muses"], "num_classes is 25"),
                                (["--modalities", "rgb", "depth", "event", "--set", "fusion"], "KEY=VALUE is needed"),
-                               (["--modalities", "rgb", "depth", "event", "--encodings", str(encodings)], "infrared")):
-        assert main([str(source), "--kind", "cmnext", "--out", str(out), *arguments]) == 1
-        assert message in capsys.readouterr().err
+                               (["--modalities", "rgb", "depth", "event", "--encodings", str(encodings)], "infrared"),
+                               (["--encodings", str(no_encodings)], "no_encodings.json: a JSON object"),
+                               (["--encodings", str(source)], "net.pth: a JSON object"),
+                               (["--set", "num_classes=3"], "num_classes=3: --labels says that"),
+                               (["--modalities", "rgb", "depth", "event", "--set", "kind=mit"], "'kind'")):
+        assert main([str(source), "--kind", "cmnext", "--out", str(out), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
     assert not out.exists()

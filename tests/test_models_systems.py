@@ -329,6 +329,11 @@ def test_wrong_architectures_are_named(case):
         build(case, num_classes=1)
     with pytest.raises(ValueError, match=r"B9.*B0, B1"):
         build(case, backbone="B9")
+    for options, message in (({"head_width": -3}, "negative"), ({"drop_path": 1.0}, "drop_path = 1.0; 0 to below 1"),
+                             ({"drop_path": "much"}, "'much'.*linspace")):
+        with pytest.raises(ValueError, match=message) as raised:
+            build(case, **options)
+        assert "\n" not in str(raised.value)
 
 
 @torch.no_grad()

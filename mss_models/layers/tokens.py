@@ -49,10 +49,12 @@ class MixFFN(nn.Module):
 
 
 class DropPath(nn.Module):
-    """In training, drop a sample's residual branch with the given probability and scale up the kept ones."""
+    """In training, drop a sample's residual branch with the given probability, 0 to below 1, and scale up the kept."""
 
     def __init__(self, probability: float) -> None:
         super().__init__()
+        if not 0 <= probability < 1:
+            raise ValueError(f"drop_path = {probability}; 0 to below 1 is possible")
         self.probability = probability
 
     def forward(self, x: Tensor) -> Tensor:
