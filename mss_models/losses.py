@@ -65,6 +65,13 @@ def inconsistency(maps: Tensor, reference: Tensor, rest: Tensor) -> Tensor:
     return ((chosen * divergence).sum(dim=0) / count).mean()
 
 
+def check_weights(**weights: float) -> None:
+    """Raises ValueError for a weight of a loss term that is negative or not finite."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{name} = {weight}; it must be at least 0 and finite")
+
+
 def _pixel_losses(logits: Tensor, labels: Tensor, ignore_id: int) -> Tensor:
     """Cross-entropy of each labelled pixel, (N,) float32."""
     classes = logits.shape[1]

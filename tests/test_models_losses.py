@@ -1,4 +1,4 @@
-"""OHEM cross-entropy against a loop over pixels."""
+"""OHEM cross-entropy against a loop over pixels, and the weights of losses."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mss_models.losses import ohem_cross_entropy
+from mss_models.system import create
 
 
 def brute_force(logits, labels):
@@ -54,6 +55,16 @@ def test_everything_ignored_is_zero_with_zero_gradient():
     loss = ohem_cross_entropy(logits, torch.full((1, 4, 4), 255))
     loss.backward()
     assert loss.item() == 0 and bool((logits.grad == 0).all())
+
+
+@pytest.mark.parametrize(("system", "weight"), [
+    ("magic", "lam"), ("magic", "beta"), ("magic_plus", "beta"), ("anyseg", "kl_weight"), ("anyseg", "cmd_weight"),
+    ("robustseg", "prototype_weight"), ("equiseg", "guidance_weight"), ("charm", "col_weight"),
+    ("charm", "ine_weight")])
+def test_weights_that_are_negative_or_not_finite_are_named(system, weight):
+    for value in (-1.0, float("nan"), float("inf")):
+        with torch.device("meta"), pytest.raises(ValueError, match=f"{weight} = {value}; it must be at least 0"):
+            create(system=system, modalities=("rgb", "depth"), num_classes=5, **{weight: value})
 
 
 def test_foreign_label_ids_are_named():

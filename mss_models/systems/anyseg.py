@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mss_models.distillation import cross_modal, cross_modal_published, draw_pairs, kl_mean
-from mss_models.losses import IGNORE_ID, ohem_cross_entropy
+from mss_models.losses import IGNORE_ID, check_weights, ohem_cross_entropy
 from mss_models.system import SIZE_MULTIPLE, InputError
 from mss_models.systems.segformer_mean import Encoded, SegFormerMean
 from mss_models.teachers import TeacherError
@@ -39,11 +39,10 @@ class Student(SegFormerMean):
                  backbone: str, head_width: int, drop_path: float, dropout: float, **options: Any) -> None:
         """weights: of the loss terms, by name. With the rest of the options they are part of the architecture."""
         super().__init__(modalities, num_classes, backbone, head_width, drop_path, dropout)
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"{name}_weight = {weight}; it must be at least 0")
+        named = {f"{name}_weight": one for name, one in weights.items()}
+        check_weights(**named)
         self.weights = {"ohem": 1.0, **weights}
-        self.architecture.update(system=system, **{f"{name}_weight": one for name, one in weights.items()}, **options)
+        self.architecture.update(system=system, **named, **options)
         self._aside = _Aside()
 
     @property

@@ -26,7 +26,7 @@ from mss_models.layers.present import encode_present
 from mss_models.layers.similarity import pick
 from mss_models.layers.tokens import attend, convolve
 from mss_models.layers.windows import merge, partition, relative_positions, round_up, shift_mask
-from mss_models.losses import cross_entropy
+from mss_models.losses import check_weights, cross_entropy
 from mss_models.system import System
 
 VARIANTS = {"a": "addition", "b": "CoL", "c": "CoL and MPU", "d": "CoL and InE", "e": "all"}
@@ -68,6 +68,7 @@ class CHARM(System):
         for name, value, most in (("blocks", blocks, 64), ("window", window, 64)):
             if not 1 <= value <= most:  # a file may ask for any number
                 raise ValueError(f"{name} = {value}; 1 to {most} are possible")
+        check_weights(col_weight=col_weight, ine_weight=ine_weight)
         self.variant, self.col_weight, self.ine_weight = variant, col_weight, ine_weight
         self.backbone = create_backbone(backbone, drop_path)
         channels = self.backbone.channels

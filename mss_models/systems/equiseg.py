@@ -28,7 +28,7 @@ from mss_models.layers.ppx import PPX, PPX_RATIOS
 from mss_models.layers.present import mean_over_present, zero_filled
 from mss_models.layers.sq_hub import SQHub
 from mss_models.layers.tokens import drop_path_rates, to_tokens
-from mss_models.losses import IGNORE_ID, cross_entropy
+from mss_models.losses import IGNORE_ID, check_weights, cross_entropy
 from mss_models.system import System
 
 HUBS = ("self_query", "mean")
@@ -66,6 +66,7 @@ class EQUISeg(System):
                 raise ValueError(f"{name} = {value!r} is unknown; known: {', '.join(known)}")
         if not cross_attention and not addition:
             raise ValueError("cross_attention and addition are both off; nothing of a modality itself would remain")
+        check_weights(guidance_weight=guidance_weight)
         self.guidance, self.pairing, self.guidance_weight = guidance, pairing, guidance_weight
         self.backbones = nn.ModuleDict({name: create_mit(backbone, drop_path) for name in self.modalities})
         form = MIT_FORMS[backbone]

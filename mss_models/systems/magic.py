@@ -22,7 +22,7 @@ from mss_models.layers.initialisation import initialise
 from mss_models.layers.ppx import PoolAttention
 from mss_models.layers.present import encode_present, mean_over_present
 from mss_models.layers.similarity import cosine_to, pick, robust_and_fragile
-from mss_models.losses import agreed, cross_entropy, inconsistency
+from mss_models.losses import agreed, check_weights, cross_entropy, inconsistency
 from mss_models.system import System
 
 
@@ -42,6 +42,7 @@ class MAGIC(System):
                  drop_path: float = 0.1, dropout: float = 0.1, lam: float = 1.0, beta: float = 1.0) -> None:
         super().__init__(system="magic", modalities=tuple(modalities), num_classes=num_classes, backbone=backbone,
                          head_width=head_width, drop_path=drop_path, dropout=dropout, lam=lam, beta=beta)
+        check_weights(lam=lam, beta=beta)
         self.lam, self.beta = lam, beta
         self.backbone = create_backbone(backbone, drop_path)
         self.head = SegFormerHead(self.backbone.channels, head_width, num_classes, dropout)

@@ -21,7 +21,7 @@ from mss_models.heads.segformer import SegFormerHead, resize
 from mss_models.layers.initialisation import initialise
 from mss_models.layers.present import encode_present, mean_over_present
 from mss_models.layers.similarity import cosine_to, pick, robust_and_fragile
-from mss_models.losses import agreed, cross_entropy, inconsistency
+from mss_models.losses import agreed, check_weights, cross_entropy, inconsistency
 from mss_models.system import System
 
 
@@ -40,6 +40,7 @@ class MAGICPlusPlus(System):
         super().__init__(system="magic_plus", modalities=tuple(modalities), num_classes=num_classes,
                          backbone=backbone, head_width=head_width, drop_path=drop_path, dropout=dropout, lam=lam,
                          beta=beta)
+        check_weights(lam=lam, beta=beta)
         self.lam, self.beta = lam, beta
         self.backbone = create_backbone(backbone, drop_path)
         self.interactions = nn.ModuleList(Interaction(channels) for channels in self.backbone.channels)
