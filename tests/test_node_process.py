@@ -27,15 +27,12 @@ from mss_perception.ros_process import (  # noqa: E402
 
 @pytest.fixture
 def node():
-    before = [(one, signal.getsignal(one)) for one in SIGNALS]
     context = rclpy.Context()
     rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
     one = rclpy.create_node("process_test", context=context)
     yield one
     leave(one)
     assert not context.ok()
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 def executor(node):
