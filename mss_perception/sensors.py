@@ -132,9 +132,9 @@ class Sensors:
     # ------------------------------------------------------------------------------------------------ what messages say
 
     def learn(self, role: str, message, clock_ns: int | None = None) -> bool:
-        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Returns whether a camera_info differs from the one
-        before. Raises MessageError or CameraError for what is refused:
-        all of it, or some transforms of tf's.
+        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Returns whether a camera_info differs from the last one.
+
+        Raises MessageError or CameraError for what is refused: all of it, or some transforms of tf's.
 
         clock_ns: as of Pipeline.receive. A pose too far ahead of it is refused, as a sample would be.
         """

@@ -112,6 +112,19 @@ def test_a_bad_transform_costs_itself_and_not_its_message(static):
     one.add_message(encode_transforms(TYPES, [("base_link", "b", pose(1))], now + 500 * MS), static, clock_ns=now)
 
 
+@pytest.mark.parametrize(("parent", "child"), [
+    ("lidar", "lidar"), ("/lidar", "lidar"), ("", "lidar"), ("base_link", "")])
+def test_a_frame_in_itself_or_without_a_name_changes_nothing(parent, child):
+    """As for tf2. The LiDAR would be lost with it."""
+    one = robot()
+    for static in (True, False):
+        with pytest.raises(MessageError, match=f"to '{child}' is in frame '{parent}'; both must have names, and diff"):
+            one.add_message(encode_transforms(TYPES, [(parent, child, pose(4))], 100 * MS), static)
+    with pytest.raises(MessageError, match=f"odometry of '{child}' is in frame '{parent}'"):
+        one.add_odometry(encode_odometry(TYPES, pose(4), 100 * MS, parent, child))
+    np.testing.assert_array_equal(one.lookup("camera", "lidar"), robot().lookup("camera", "lidar"))
+
+
 def test_a_loop_of_frames_is_an_error_not_a_hang():
     one = robot()
     one.add_static("lidar", "base_link", pose(3))

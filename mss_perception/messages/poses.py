@@ -18,17 +18,27 @@ def decode_transforms(msg) -> list[tuple[str, str, int, np.ndarray]]:
 def decode_transform(msg) -> tuple[str, str, int, np.ndarray]:
     """(parent, child, stamp_ns, T_parent_child) of a geometry_msgs/TransformStamped.
 
-    Raises MessageError for numbers that are no rigid transform.
+    Raises MessageError for numbers that are no rigid transform, and for a frame without a name or in itself.
     """
-    return (msg.header.frame_id.lstrip("/"), msg.child_frame_id.lstrip("/"), stamp_ns(msg.header),
-            _pose(msg.transform.translation, msg.transform.rotation, f"transform to {msg.child_frame_id!r}"))
+    what = f"transform to {msg.child_frame_id!r}"
+    return *_frames(msg, what), stamp_ns(msg.header), _pose(msg.transform.translation, msg.transform.rotation, what)
 
 
 def decode_odometry(msg) -> tuple[str, str, int, np.ndarray]:
-    """(parent, child, stamp_ns, T_parent_child) of a nav_msgs/Odometry; parent is the fixed frame."""
-    pose = msg.pose.pose
-    return (msg.header.frame_id.lstrip("/"), msg.child_frame_id.lstrip("/"), stamp_ns(msg.header),
-            _pose(pose.position, pose.orientation, f"odometry of {msg.child_frame_id!r}"))
+    """(parent, child, stamp_ns, T_parent_child) of a nav_msgs/Odometry; parent is the fixed frame.
+
+    Raises MessageError as decode_transform does.
+    """
+    pose, what = msg.pose.pose, f"odometry of {msg.child_frame_id!r}"
+    return *_frames(msg, what), stamp_ns(msg.header), _pose(pose.position, pose.orientation, what)
+
+
+def _frames(msg, what: str) -> tuple[str, str]:
+    """Parent and child. As for tf2: a frame in itself would take its true place's, and cut off all that hangs on it."""
+    parent, child = msg.header.frame_id.lstrip("/"), msg.child_frame_id.lstrip("/")
+    if not parent or not child or parent == child:
+        raise MessageError(f"{what} is in frame {msg.header.frame_id!r}; both must have names, and different ones")
+    return parent, child
 
 
 def _pose(position, orientation, what: str) -> np.ndarray:
