@@ -191,8 +191,9 @@ class Config:
     calibration_file: str = parameter("", "YAML with camera intrinsics and extrinsics, used until messages bring them")
     labels_topic: str = parameter("labels", "Ground truth, mono8 label ids, that replay scores against")
     odometry_topic: str = parameter("odom", "nav_msgs/Odometry for the deskew; empty: none")
-    tf_topic: str = parameter("/tf", "tf2_msgs/TFMessage of poses that change; /robot1/tf where each robot has its own")
-    tf_static_topic: str = parameter("/tf_static", "tf2_msgs/TFMessage of mountings, as tf_topic")
+    tf_topic: str = parameter("/tf", "tf2_msgs/TFMessage of poses that change; /robot1/tf where each robot has its "
+                              "own; empty: none")
+    tf_static_topic: str = parameter("/tf_static", "tf2_msgs/TFMessage of mountings, as tf_topic; empty: none")
     fixed_frame: str = parameter("odom", "Continuous frame that the vehicle moves in (REP 105)")
     base_frame: str = parameter("base_link", "Frame of the vehicle (REP 105), z up: by it depth is levelled for a "
                                 "network that wants HHA images")

@@ -76,8 +76,9 @@ def judge(survey: Survey, config: Config, proposal: Proposal) -> Findings:
         findings.notes += calibration.load(config.calibration_file).foreign(config.inputs)
     cameras = known_cameras(survey, config)
     findings.missing += _intrinsics(survey, config, served, cameras)
-    findings.missing += [f"{name}: frame {frame!r} has no transform to {target!r} ({why}): give it on /tf_static or in "
-                         "calibration_file" if frame else f"{name}: its messages have no frame_id: set {name}.frame_id"
+    findings.missing += [f"{name}: frame {frame!r} has no transform to {target!r} ({why}): give it on "
+                         f"{config.tf_static_topic or 'tf_static_topic'} or in calibration_file" if frame else
+                         f"{name}: its messages have no frame_id: set {name}.frame_id"
                          for name, (frame, target, why) in unconnected(survey, config, cameras).items()]
     read = tf_topics(config)
     findings.notes += [f"transforms on {topic.name} are not read: "

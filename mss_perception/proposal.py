@@ -133,7 +133,8 @@ def choose_topics(survey: Survey, proposal: Proposal) -> None:
     # A robot's own tf has the usual names in its namespace. Of several robots' only the reader can choose.
     for parameter, usual in (("tf_topic", "tf"), ("tf_static_topic", "tf_static")):
         own = [topic.name for topic in survey.of_kind("tf") if topic.name.rpartition("/")[2] == usual]
-        if len(own) == 1 and absolute(getattr(config, parameter)) != own[0]:
+        configured = getattr(config, parameter)
+        if len(own) == 1 and configured and topic_of(survey, configured) is None:
             proposal.set(parameter, own[0], f"the only {usual}")
 
 

@@ -346,6 +346,19 @@ def test_transforms_in_a_namespace_are_configured(tmp_path, network):
     assert all(record["mask"]["lidar"] for record in replayed(bag, config, tmp_path, network))
 
 
+def test_topics_of_transforms_that_are_configured_are_left(tmp_path):
+    """Those that have messages, and those that are left out on purpose."""
+    bag, config = tmp_path / "bag", Config()
+    with BagWriter(bag, latched=("/mountings",)) as out:
+        for name, time_ns, message in read_bag(rig_bag(tmp_path / "whole", seconds=1)):
+            for topic in ("/mountings", "/old/tf_static", "/old/tf") if name == "/tf_static" else (name,):
+                out.write(topic, message, time_ns)
+    config.set("tf_topic", "")
+    config.set("tf_static_topic", "/mountings")
+    _, report = checked(bag, tmp_path, "--config", write_config(tmp_path / "own.yaml", config))
+    assert not {"tf_topic", "tf_static_topic"} & report["proposal"].keys()
+
+
 def test_of_several_robots_transforms_none_is_chosen(tmp_path):
     bag = tmp_path / "bag"
     with BagWriter(bag) as out:
