@@ -56,9 +56,10 @@ class LidarImage(LaneImage):
     def nearest(self) -> np.ndarray:
         """(H, W) float32 range in metres of what is drawn, inf where nothing is."""
         own, first, dilate = self.drawn
-        keys = np.lib.stride_tricks.sliding_window_view(own, (2 * dilate + 1, 2 * dilate + 1)).min((2, 3))
         whole = np.full(self.image.shape[:2], np.inf, np.float32)
-        whole[first:first + len(keys)] = (keys >> 32).astype(np.uint32).view(np.float32)
+        if len(own) > 2 * dilate:       # else the camera sees none of the points
+            keys = np.lib.stride_tricks.sliding_window_view(own, (2 * dilate + 1, 2 * dilate + 1)).min((2, 3))
+            whole[first:first + len(keys)] = (keys >> 32).astype(np.uint32).view(np.float32)
         return whole
 
     def label_points(self, labels: np.ndarray, ignore_id: int = 255, keep_hidden: bool = False) -> np.ndarray:

@@ -100,6 +100,33 @@ def test_image_and_figures_against_brute_force(seed, size, dilate):
     assert np.array_equal(result.image.any(-1), nearest < np.inf)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("size", "dilate"), [((60, 80), 1), ((60, 80), 0), ((33, 41), 2)])
+def test_hidden_points_against_brute_force(seed, size, dilate):
+    """Behind what is drawn in their pixel, also when that is a neighbour's square."""
+    xyz, intensity = scene(seed)
+    params = {**ENCODING.params, "dilate_px": dilate}
+    result = draw(LidarLane(Encoding("lidar", ENCODING.name, params=params), CAMERA, *size), xyz, intensity)
+    nearest = brute_force(xyz, intensity, CAMERA, *size, params)[1]
+    uv, valid = CAMERA.project(xyz)
+    inside = valid & (uv >= 0).all(1) & (uv < (80, 60)).all(1)
+    columns, rows = np.minimum(np.floor((uv[inside] + 0.5) * np.divide(size[::-1], (80, 60))).astype(int),
+                               np.subtract(size[::-1], 1)).T
+    hidden = np.linalg.norm(xyz[inside], axis=1) > 1.1 * nearest[rows, columns] + 0.5
+    assert hidden.any() and not hidden.all()
+    labels = np.zeros((60, 80), np.uint8)
+    assert np.array_equal(result.label_points(labels)[inside] == 255, hidden)
+    np.testing.assert_allclose(result.labelled_points(labels, labels, 255)["z"], xyz[inside][~hidden, 2])
+
+
+def test_a_cloud_that_the_camera_does_not_see_draws_nothing():
+    result = draw(LidarLane(ENCODING, CAMERA, 60, 80), [[0, 0, -5], [50, 0, 1]])
+    assert result.figures["points_in_image"] == 0 and not result.image.any() and np.isinf(result.nearest).all()
+    labels = np.zeros((60, 80), np.uint8)
+    assert result.label_points(labels).tolist() == [255, 255]
+    assert len(result.labelled_points(labels, labels, 255)["z"]) == 0
+
+
 def test_codes_are_clipped_never_wrapped():
     camera = Camera(9, 9, [[4, 0, 4], [0, 4, 4], [0, 0, 1]])
     lane = LidarLane(ENCODING, camera, 9, 9)
