@@ -106,6 +106,14 @@ def test_the_command_ends_with_1_and_names_seed_and_time_of_what_it_found(tmp_pa
     assert found["repeat"].endswith(f"--storms 1 --storm-seconds 4 --rate 1 --seed {found['seed']}")
 
 
+def test_what_is_of_the_whole_run_is_reported_without_a_time(tmp_path):
+    options = stress.arguments().parse_args(["--out", str(tmp_path)])
+    watched = SimpleNamespace(samples=range(99), summary=lambda: {
+        "memory_growth": 0.5, "memory_mb": {"before": 100, "after": 150}, "threads": {"before": 3, "after": 3}})
+    text = report.text(stress.summary(options, Tally(), watched, 60.0, False))
+    assert "VIOLATIONS: 1\n\n  memory is flat within 5%: +50.0%\n\n" in text
+
+
 def test_ctrl_c_loses_nothing_of_what_was_measured(tmp_path):
     def interrupt(*_):
         signal.raise_signal(signal.SIGINT)
@@ -116,10 +124,10 @@ def test_ctrl_c_loses_nothing_of_what_was_measured(tmp_path):
     assert result["interrupted"] and result["storms"] == 1 and result["ticks"] > 10
 
 
-@pytest.mark.parametrize("option", ["--rate=0.5", "--seconds=-1", "--storms=0", "--seed=-1"])
+@pytest.mark.parametrize("option", ["--rate=0.5", "--seconds=-1", "--storms=0", "--seed=-1", "--seconds=19 --live"])
 def test_numbers_that_cannot_be_meant_are_refused(capsys, tmp_path, option):
     with pytest.raises(SystemExit) as end:
-        stress.main(["--out", str(tmp_path / "out"), option])
+        stress.main(["--out", str(tmp_path / "out"), *option.split()])
     assert end.value.code == 2 and f"argument {option.partition('=')[0]}: " in capsys.readouterr().err
 
 

@@ -44,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.rate < 1:
         parser.error(f"argument --rate: {options.rate:g} must be at least 1")
+    if options.live and options.seconds < outside.SHORTEST_SEC:
+        parser.error(f"argument --seconds: {options.seconds:g} is too short for a live storm; at least "
+                     f"{outside.SHORTEST_SEC:g} are needed")
     tally, watched, started, interrupted = inside.Tally(), watch.Watch(), time.monotonic(), False
     try:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -54,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"stress: {error}", file=sys.stderr)
         return 2
     result = summary(options, tally, watched, time.monotonic() - started, interrupted)
+    print(report.text(result))      # first: an hour's result is not lost with a disk that is full
     report.write(options.out, result)
-    print(report.text(result))
     print(f"figures: {options.out / 'stress.json'}")
     return 130 if interrupted else 1 if result["violations"] else 0
 

@@ -30,6 +30,7 @@ from mss_perception.stress.storm import WILD
 from mss_perception.watch import Watch
 
 LEAD_SEC = 10.0         # from the start of the sensors' processes to the beginning of a storm
+SHORTEST_SEC = 2 * LEAD_SEC     # of what is left, for another storm
 AGAIN_SEC = 5.0         # for one that was killed to be back when its phase begins
 LAST_SEC = 2.5          # the last sets run into their deadlines, and the node sums up once a second
 CLOCK = "clock"
@@ -140,14 +141,16 @@ def write_config(folder: Path, checkpoint: Path | None) -> Path:
 
 
 def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:
-    """Storm after storm for options.seconds with one and the same node; judged and added to the tally at the end, also
-    when interrupted. options: as of __main__."""
+    """Storm after storm with one and the same node, for options.seconds from when it is ready, at least SHORTEST_SEC;
+    judged and added to the tally at the end, also when interrupted. options: as of __main__."""
     folder, environment, played = options.out / "live", live.environment(), []
     config = write_config(folder, options.checkpoint)
-    until, ended = time.monotonic() + options.seconds, None
+    ended = None
     try:
         with live.recorded_node(folder, config, environment, "lines") as (node, recorder), \
                 tqdm(total=round(options.seconds), unit="s", bar_format=PROGRESS) as bar:
+            left = options.seconds
+            until = time.monotonic() + left
 
             def tick() -> None:
                 node.check()
@@ -155,20 +158,21 @@ def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:
                 watched(node.pid)
                 bar.update(min(bar.total, round(options.seconds - (until - time.monotonic()))) - bar.n)
 
-            while (left := until - time.monotonic()) > 2 * LEAD_SEC and len(played) != options.storms:
+            while left >= SHORTEST_SEC and len(played) != options.storms:
                 seconds = min(options.storm_seconds, left - LEAD_SEC)
                 storm = LiveStorm(options.seed + len(played), seconds, options.rate)
                 player = Player(storm, seconds, folder / f"storm_{storm.seed}", environment)
                 played.append(player.played)
                 player(tick)
+                left = until - time.monotonic()
             time.sleep(LAST_SEC)
             ended = node.interrupt()
             recorder.interrupt()
     except live.LiveError as error:
         if not played:
             raise
-        tally.violations.append({"invariant": "every process lives", "details": str(error), "seed": options.seed,
-                                 "t_sec": None})
+        tally.violations.append({"invariant": "every process lives", "details": str(error),
+                                 "seed": played[-1].storm.seed, "t_sec": None})
     finally:
         if played:
             live_judge.judge(folder, played, ended, tally)

@@ -24,8 +24,10 @@ def text(result: Mapping) -> str:
         f"{sum(result['messages'].values()):,} messages, {sum(result['faults'].values()):,} faults",
         f"{result['ticks']:,} ticks: {result['outputs']:,} outputs, {drops:,} drops",
         "VIOLATIONS: " + (str(len(violations)) if violations else "none"), ""]
-    lines += [line for one in violations for line in (
-        f"  {one['invariant']}: {one['details']}", f"      at {one['t_sec']} s of {one['repeat']}")]
+    for one in violations:
+        lines.append(f"  {one['invariant']}: {one['details']}")
+        if one["repeat"]:       # else it is of the whole run
+            lines.append("      " + (f"at {one['t_sec']} s of " if one["t_sec"] is not None else "") + one["repeat"])
     for title, counts in (("messages sent, by role", result["messages"]), ("faults", result["faults"]),
                           ("outputs that were dropped, by reason", result["dropped"]),
                           ("how often each invariant was decided", result["judged"])):
