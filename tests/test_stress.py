@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -12,7 +13,7 @@ from collector_mutants import MUTANTS, collector_class
 
 from mss_perception import pipeline
 from mss_perception.stress import __main__ as stress
-from mss_perception.stress import report
+from mss_perception.stress import inside, report
 from mss_perception.stress.damage import DAMAGES, OF_INFOS
 from mss_perception.stress.inside import Run, Tally, Witness
 from mss_perception.stress.live_judge import StormJudge
@@ -87,6 +88,18 @@ def test_what_its_jitter_makes_late_by_more_than_the_deadline_need_not_be_waited
 def test_a_storm_notices_a_broken_collector(mistake):
     with broken(mistake):
         assert storm(NOTICED[mistake]).violations
+
+
+def test_a_call_that_does_not_come_back_is_ended_and_named():
+    def hangs(*_) -> None:
+        until = time.process_time() + 5
+        while time.process_time() < until:
+            pass
+        raise RuntimeError("nobody has ended it")
+
+    with patch.object(inside, "CALL_SEC", 0.05), patch.object(pipeline.Pipeline, "receive", hangs):
+        found, = storm(7, 4).violations
+    assert found["invariant"] == "no exception escapes" and "Hang: it has taken 0.05 s" in found["details"]
 
 
 # ------------------------------------------------------------------------------------------------------------- command
