@@ -164,7 +164,7 @@ class SegmentationNode(LifecycleNode):
         self.jumps = self.get_clock().create_jump_callback(threshold, post_callback=self._clock_jumped)
         self.topics = subscribe(self, self.config, self._receive)
         if not (ros_compat.tf2_msgs or self.config.calibration_file):
-            self.get_logger().warning("tf2_msgs is not importable, so /tf and /tf_static are not heard: sensors that "
+            self.get_logger().warning("tf2_msgs is not importable, so no transforms are heard: sensors that "
                                       "are not in the target camera's frame need a calibration_file")
         self.alarm = self.create_timer(DIAGNOSTICS_PERIOD_SEC, self._poll, clock=self.steady)
         self.timers_active = [self.alarm, self.create_timer(DIAGNOSTICS_PERIOD_SEC, self._diagnose, clock=self.steady)]

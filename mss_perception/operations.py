@@ -64,8 +64,8 @@ WARNINGS = {
     "<input>/info_changed": ("camera_infos that differ from the one before", "nothing, if the camera changes its mode "
                              "or zoom; if it rises with every image, two cameras publish on one topic"),
     "odom_invalid": ("odometry that was refused", "the log says why"),
-    "tf_invalid": ("messages of /tf with poses that were refused; others of theirs are used", "the log says why"),
-    "tf_static_invalid": ("messages of /tf_static with mountings that were refused; others of theirs are used",
+    "tf_invalid": ("messages of tf_topic with poses that were refused; others of theirs are used", "the log says why"),
+    "tf_static_invalid": ("messages of tf_static_topic with mountings that were refused; others of theirs are used",
                           "the log says why"),
     "before_clock": ("messages before the first /clock, under use_sim_time", "start what publishes /clock"),
     "receive_errors": ("messages lost by an exception", "a bug: the log has the traceback; please report it"),
