@@ -134,6 +134,11 @@ RECIPES: list[Recipe] = [
     mini("charm"),
     *[mini("charm", f"charm-{one}", options={"variant": one}) for one in "abcd"],
     *[mini("charm", f"charm-{one}", options={"sampling": one}) for one in ("uniform", "softmax")],
+    # what the paper leaves open, see docs/systems.md
+    mini("charm", "charm-sigmoid", options={"robustness": "sigmoid"}),
+    mini("charm", "charm-window4", options={"window": 4}),
+    mini("charm", "charm-blocks4", options={"blocks": 4}),
+    mini("charm", "charm-half_ine", options={"ine_weight": 0.5}),
     mini("geminifusion"),
     *full("segformer_mean"),
     *full("cmnext"),

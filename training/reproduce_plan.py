@@ -55,6 +55,10 @@ PLAN: list[Run] = [
     # what else is worth a row
     Run("robustseg-zero", "robustseg-zero-mini", teacher="teacher"),
     Run("robustseg-letter", "robustseg-letter-mini", teacher="teacher"),
+    Run("charm-sigmoid", "charm-sigmoid-mini"),
+    Run("charm-window4", "charm-window4-mini"),
+    Run("charm-blocks4", "charm-blocks4-mini"),
+    Run("charm-half_ine", "charm-half_ine-mini"),
 ]
 
 QUICK: list[Run] = [Run("segformer_mean", "debug")]
