@@ -72,6 +72,7 @@ def summary(options: argparse.Namespace, tally: inside.Tally, watched: watch.Wat
               f"{options.rate:g}" + (" --live" if options.live else "")
               + (f" --checkpoint {options.checkpoint}" if options.checkpoint else ""))
     result["violations"] = [{**one, "repeat": f"{repeat} --seed {one['seed']}"} for one in tally.violations]
+    result["samples"] = watched.samples
     if len(watched.samples) > FEW:
         result |= watched.summary()
         result["violations"] += [{"invariant": promise, "details": why, "seed": options.seed, "t_sec": None,
