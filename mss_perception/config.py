@@ -177,7 +177,8 @@ class Config:
                              choices=BACKENDS)
     device: str = parameter("auto", "auto, cpu, cuda, cuda:1 ...")
     precision: str = parameter("auto",
-                               "Arithmetic of the network; auto: fp16 on cuda, bf16 on a CPU with AMX, else fp32",
+                               "Arithmetic of the network; auto: fp16 on cuda, bf16 on a CPU with AMX or AVX-512 "
+                               "BF16, else fp32",
                                choices=("auto", "fp32", "bf16", "fp16"))
     threads: int = parameter(0, "CPU threads of the network; 0 leaves torch's choice", low=0, high=256)
     width: int = parameter(0, "Width of the network's images, pixels; 0 takes the checkpoint's", low=0, high=8192)

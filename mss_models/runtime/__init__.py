@@ -34,8 +34,8 @@ def open_runtime(checkpoint: Checkpoint | str | Path, backend: str = "auto", dev
 
     backend: one of BACKENDS. 'auto': 'onnxruntime' for .onnx, 'tensorrt' for .engine, else 'torch'.
     device: 'auto' (the first GPU, else the CPU), 'cpu', 'cuda', 'cuda:1', ...
-    precision: 'fp32', 'bf16', 'fp16', or 'auto': fp16 on cuda, bf16 on a CPU with AMX, else fp32. An exported file has
-    its own; 'auto' takes it.
+    precision: 'fp32', 'bf16', 'fp16', or 'auto': fp16 on cuda, bf16 on a CPU with AMX or AVX-512 BF16, else fp32. An
+    exported file has its own; 'auto' takes it.
     threads: CPU threads of the whole process's torch, or of ONNX Runtime; None or 0 leaves their choice.
     Raises OptionError naming what is unknown, not there or not installed, CheckpointError for a bad checkpoint.
     """

@@ -142,20 +142,20 @@ def named_device(device: str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> str:
-    """'auto' -> fp16 on cuda, bf16 on a CPU whose matrix unit (AMX) is made for it, else fp32."""
+    """'auto' -> fp16 on cuda, bf16 on a CPU that has instructions for it, else fp32."""
     if precision == "auto":
         if device.type == "cuda":
             return "fp16"
-        return "bf16" if device.type == "cpu" and cpu_has_amx() else "fp32"
+        return "bf16" if device.type == "cpu" and cpu_has_bf16() else "fp32"
     if precision not in PRECISIONS:
         raise OptionError(f"precision {precision!r} is unknown; 'auto', {', '.join(map(repr, PRECISIONS))} are right")
     return precision
 
 
-def cpu_has_amx() -> bool:
-    """Whether Linux reports bf16 matrix instructions. False where it cannot be told: fp32 is right everywhere."""
+def cpu_has_bf16() -> bool:
+    """Whether Linux reports products of bf16 (AMX, AVX-512). False where nobody can tell: fp32 is right everywhere."""
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):
         return False
-    return "amx_bf16" in flags.split() and torch.backends.mkldnn.is_available()
+    return not {"amx_bf16", "avx512_bf16"}.isdisjoint(flags.split()) and torch.backends.mkldnn.is_available()
