@@ -161,9 +161,10 @@ def known_transforms(survey: Survey, config: Config) -> Transforms:
     if config.calibration_file:
         for parent, child, T in calibration.load(config.calibration_file).extrinsics:
             transforms.add_static(parent, child, T)
+    read = tf_topics(config)
     for name, topic in survey.topics.items():
         for message in topic.kept:
-            if topic.kind == "tf" and name in tf_topics(config):
+            if topic.kind == "tf" and name in read:
                 with suppress(MessageError):        # the survey has it
                     transforms.add_message(message, static=name == absolute(config.tf_static_topic))
             elif name == absolute(config.odometry_topic) and topic.kind == "odometry":

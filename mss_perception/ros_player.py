@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import threading
 import time
@@ -31,7 +30,7 @@ from mss_perception.options import at_least, number, positive
 from mss_perception.player import Timeline, calibration_of
 from mss_perception.ros_compat import TYPES, message_class
 from mss_perception.ros_params import one_line
-from mss_perception.ros_process import leave
+from mss_perception.ros_process import leave, on_signals
 
 CLOCK_PERIOD_NS = SECOND // 100
 SETTLE_SEC = 2.0        # a subscriber may know of the publisher later than the publisher of it
@@ -187,8 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"player: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: stop.set())
+    on_signals(lambda *_: stop.set())
     with player:
         player.wait_for_subscribers(timeline.types.keys() & config.used_topics().keys(), options.wait)
         if not options.clock:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import rclpy
@@ -14,11 +15,16 @@ from rclpy.task import Future
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+def on_signals(handler: Callable | signal.Handlers) -> None:
+    """What SIGINT and SIGTERM do from now on. handler: as of signal.signal."""
+    for one in SIGNALS:
+        signal.signal(one, handler)
+
+
 def ignore_signals() -> None:
     """Until the process is gone: they come in pairs, a terminal's Ctrl-C and launch's own, and the second must not
     break the orderly end."""
-    for one in SIGNALS:
-        signal.signal(one, signal.SIG_IGN)
+    on_signals(signal.SIG_IGN)
 
 
 class Interrupted(BaseException):
@@ -34,8 +40,7 @@ class Interruptible:
 
     def __init__(self) -> None:
         self.interrupted = False
-        for one in SIGNALS:
-            signal.signal(one, self._handle)
+        on_signals(self._handle)
 
     def _handle(self, *_) -> None:
         self.interrupted = True
@@ -59,8 +64,7 @@ def spin(executor: Executor) -> None:
         ignore_signals()
         stop.set()
 
-    for one in SIGNALS:
-        signal.signal(one, end)
+    on_signals(end)
     with ThreadPoolExecutor(1, "executor") as thread:
         work = thread.submit(executor.spin_until_future_complete, done)
         work.add_done_callback(lambda _: stop.set())

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
-import signal
 import sys
 import threading
 import time
@@ -27,12 +26,12 @@ from rosgraph_msgs.msg import Clock
 from mss_perception.faults import SECOND
 from mss_perception.message_types import CLOUD, IMAGE, INFO, ODOMETRY
 from mss_perception.ros_compat import TYPES, message_class
-from mss_perception.ros_process import leave
-from mss_perception.stress.live_storm import LiveStorm
+from mss_perception.ros_process import leave, on_signals
+from mss_perception.stress.live_storm import CLOCK, LiveStorm
 from mss_perception.stress.rig import MS
 from mss_perception.stress.storm import Sent
 
-CLOCK, CLOCK_PERIOD_NS = "clock", 10 * MS
+CLOCK_PERIOD_NS = 10 * MS
 CLOUDS = ("lidar", "event")
 LINGER_SEC = 3.0    # after the last message: it would be lost with its publisher. SIGINT comes earlier
 
@@ -125,8 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--log", type=Path, required=True)
     options = parser.parse_args(argv)
     stop = threading.Event()    # not an exception, which would come anywhere, also inside of rclpy
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: stop.set())
+    on_signals(lambda *_: stop.set())
     sensor = Sensor(LiveStorm(options.seed, options.seconds, options.rate), options.sensor, options.wrong)
     with options.log.open("w") as log:
         sensor.play(options.start, log, stop)

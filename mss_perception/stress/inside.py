@@ -197,4 +197,9 @@ def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:
                 gc.collect()
                 watched(os.getpid())
             bar.set_postfix_str(f"{tally.storms} storms, {len(tally.violations)} violations")
-            bar.update(min(bar.total, round(options.seconds - (until - time.monotonic()))) - bar.n)
+            advance(bar, options.seconds, until)
+
+
+def advance(bar: tqdm, seconds: float, until: float) -> None:
+    """Show how many of the seconds, which end at `until` of the steady clock, are over."""
+    bar.update(min(bar.total, round(seconds - (until - time.monotonic()))) - bar.n)

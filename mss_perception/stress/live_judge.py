@@ -278,5 +278,5 @@ def add(tally: Tally, played: Played, verdict: Verdict) -> None:
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Of a file that may end in the middle of a line."""
+    """Of a file whose writer may have died in the middle of a line."""
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []

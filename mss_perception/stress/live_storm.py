@@ -12,6 +12,7 @@ from mss_perception.faults import SECOND
 from mss_perception.stress.rig import EVENT_PERIOD_SEC, MS, SIZE, Rig, Sensor
 from mss_perception.stress.storm import SILENT, Storm, Weather
 
+CLOCK = "clock"                     # the process beside the sensors' that publishes /clock and the odometry
 OFFSETS_NS = {"rgb": 0, "depth": 4 * MS, "event": 0, "lidar": -6 * MS}
 RATES_HZ = {"rgb": (10, 20, 30), "depth": (10, 15), "lidar": (10, 20), "event": (1 / EVENT_PERIOD_SEC,)}
 RELIABLE = ("depth", "lidar")       # subscribed so, and therefore deaf to publishers that are not

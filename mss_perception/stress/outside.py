@@ -7,7 +7,6 @@ judged by live_judge.py when all is over.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import time
 from collections import Counter
@@ -23,8 +22,8 @@ from mss_perception.config import Config, absolute
 from mss_perception.faults import SECOND
 from mss_perception.live import Process
 from mss_perception.stress import live_judge
-from mss_perception.stress.inside import PROGRESS, Tally
-from mss_perception.stress.live_storm import PARAMETERS, RELIABLE, LiveStorm
+from mss_perception.stress.inside import PROGRESS, Tally, advance
+from mss_perception.stress.live_storm import CLOCK, PARAMETERS, RELIABLE, LiveStorm
 from mss_perception.stress.rig import PLACES
 from mss_perception.stress.storm import WILD
 from mss_perception.watch import Watch
@@ -33,7 +32,6 @@ LEAD_SEC = 10.0         # from the start of the sensors' processes to the beginn
 SHORTEST_SEC = 2 * LEAD_SEC     # of what is left, for another storm
 AGAIN_SEC = 5.0         # for one that was killed to be back when its phase begins
 LAST_SEC = 2.5          # the last sets run into their deadlines, and the node sums up once a second
-CLOCK = "clock"
 
 
 @dataclass
@@ -49,8 +47,7 @@ class Played:
     def lines(self, name: str) -> Iterator[list[dict]]:
         """What each process of a sensor has written."""
         for path in self.logs.get(name, ()):
-            lines = path.read_text().splitlines() if path.exists() else []
-            yield [json.loads(line) for line in lines if line.endswith("}")]    # one may have died while writing
+            yield live_judge.read_lines(path)
 
 
 class Player:
@@ -156,7 +153,7 @@ def storms(options: argparse.Namespace, tally: Tally, watched: Watch) -> None:
                 node.check()
                 recorder.check()
                 watched(node.pid)
-                bar.update(min(bar.total, round(options.seconds - (until - time.monotonic()))) - bar.n)
+                advance(bar, options.seconds, until)
 
             while left >= SHORTEST_SEC and len(played) != options.storms:
                 seconds = min(options.storm_seconds, left - LEAD_SEC)
