@@ -101,8 +101,8 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
     return metrics
 
 
-def tables(scores: Scores, prior: Mapping[Condition, Confusion] | None, dataset: Dataset, protocols: Sequence[str],
-           ) -> dict:
+def tables(scores: Scores, prior: Mapping[Condition, Confusion] | None, dataset: Dataset,
+           protocols: Sequence[str]) -> dict:
     """The figures of metrics.json."""
     names = dataset.labels.names
     pixels = max((merge(one) for one in scores.values()), key=lambda one: one.pixels).hist.sum(1)  # no frame skipped

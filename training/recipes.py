@@ -36,8 +36,8 @@ BASES = [
     published("muses", 1500, epochs=200, batch=8, phases=(Phase(crop=1024, batch=8, scale=(0.5, 2.0)),),
               augment=Augment(nearest=()), eval_frames=250, modalities=("rgb", "event", "lidar"),
               data_variant="published"),
-    mcubes(epochs=500, batch=4),  # CMNeXt's configuration; its README runs it on 4 GPUs, each with a batch of 4
 ]
+MCUBES_CMNEXT = mcubes(epochs=500, batch=4)  # its configuration; its README runs it on 4 GPUs, each with a batch of 4
 MCUBES: dict[str, Recipe] = {  # systems whose papers (StitchFusion: its code, for B4) tell other than CMNeXt's
     "stitchfusion": mcubes(epochs=400, batch=8),
     # 8 in all. RobustSeg's text has crops of 1024 on all data sets, its loader of MCubeS 512.
@@ -58,7 +58,7 @@ def full(system: str, name: str = "", **changes: Any) -> list[Recipe]:
     """The system as its paper trains it on each data set, with B0 and B2, from random weights (`--init`: others)."""
     return [replace(base, name=f"{name or system}-{base.name}-{backbone.lower()}", system=system, backbone=backbone,
                     head_width=width, **changes)
-            for base in (*BASES[:-1], MCUBES.get(system, BASES[-1]))
+            for base in (*BASES, MCUBES.get(system, MCUBES_CMNEXT))
             for backbone, width in zip(("B0", "B2"), HEAD_WIDTHS[system], strict=True)]
 
 
@@ -97,7 +97,7 @@ POINT: dict[str, Any] = {"regularisation": "point"}
 # LSCD without its visual teacher, LanguageBind, whose files are the user's own.
 TEXTS: dict[str, Any] = {"text_teacher": "minilm-deliver"}
 
-# The shipped network: from scratch on our own recordings, in about 40 minutes of a CPU core. Not a paper's recipe: with
+# The shipped network: from scratch on our own recordings, in 20 to 40 minutes of a CPU core. Not a paper's recipe: with
 # modality dropout, which the papers' baseline and MAGIC do not have. Most of the scenes are seen at half size, which
 # costs a quarter; the last third at the size that the network will be used at.
 DEMO = Recipe(
