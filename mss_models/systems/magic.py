@@ -127,4 +127,6 @@ class ValueMLP(nn.Module):
             self.narrow.bias.fill_(-sum(self.thresholds) / count)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.narrow(F.relu(self.widen(x.unsqueeze(-1)))).squeeze(-1)
+        # (1, N) -> (8, N) -> (1, N): with the values as rows, the products take 2 to 6 times as long.
+        hidden = F.relu(torch.addmm(self.widen.bias[:, None], self.widen.weight, x.reshape(1, -1)))
+        return torch.addmm(self.narrow.bias[:, None], self.narrow.weight, hidden).reshape(x.shape)
