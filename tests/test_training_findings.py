@@ -131,11 +131,13 @@ def test_near_the_prior(last1, expected):
 
 
 def test_page_says_what_was_run():
-    text = page([result("cmnext", rgb=65.0), result("cmnext", seed=2), result("magic")], "results")
+    others = [result("robustseg-long", seed) | {"iterations": 1200} for seed in (1, 2)]
+    text = page([result("cmnext", rgb=65.0), result("cmnext", seed=2), result("magic"), *others], "results")
     (row,) = re.findall(r"^\| cmnext \|.*$", text, re.MULTILINE)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[1:4] == ["50.5 ± 0.7", "57.5 ± 10.6", "50.0 ± 0.0"] and cells[-3:] == ["1 2", "4.00", "10.0"]
     assert re.search(r"^\| magic \| 50.0 \|", text, re.MULTILINE) and "| charm | not run |" in text
+    assert "600 iterations, a student's with its teacher's (but robustseg-long 1200), of 8 crops" in text
     assert "seeds 1; 2" in text and "a CPU" in text and "2026-01-01" in text and "train a, test b" in text
     assert len(re.findall(r"^\| F\d+ \|", text.split("## Claims")[0], re.MULTILINE)) == 12
     assert "Nothing has been run" in page([], "results")

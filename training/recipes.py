@@ -129,6 +129,8 @@ RECIPES: list[Recipe] = [
     mini_student("robustseg", "robustseg-zero", options=POINT | {"missing": "zero"}),
     mini_student("robustseg", "robustseg-matched", options=POINT | {"pairing": "matched"}),
     mini_student("robustseg", "robustseg-letter", options={"regularisation": "mean"}),
+    # Twice the budget: both train as long as the others. In the paper, too, the student has its teacher's iterations.
+    mini("robustseg", "robustseg-long", **STUDENT, teacher="segformer_mean-mini", options=POINT),
     mini("equiseg"),
     mini("equiseg", "equiseg-no_guidance", options={"guidance": "none"}),
     mini("equiseg", "equiseg-no_addition", options={"addition": False}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import mode
 
 import numpy as np
 
@@ -41,6 +42,9 @@ def introduction(results: Sequence[Mapping]) -> str:
     if not results:
         return "Nothing has been run."
     recipe = results[0]["recipe"]
+    budget = mode(one["iterations"] for one in results)
+    others = {one["run"]: one["iterations"] for one in results if one["iterations"] != budget}
+    but = f" (but {', '.join(f'{run} {count}' for run, count in others.items())})" if others else ""
 
     def of(values: Iterable) -> str:
         return "; ".join(sorted(set(map(str, values))))
@@ -50,7 +54,7 @@ def introduction(results: Sequence[Mapping]) -> str:
     return (f"{len(results)} runs, seeds {of(one['seed'] for one in results)}, {of(one['date'] for one in results)}, "
             f"on {of(one['hardware'] for one in results)}. Data {data} (origins; docs/training.md has the "
             f"recorded world's); {of(one['frames'] for one in results)} test frames. The same for all: "
-            f"{max(one['iterations'] for one in results)} iterations, a student's with its teacher's, of {phases}; "
+            f"{budget} iterations, a student's with its teacher's{but}, of {phases}; "
             f"learning rate {recipe['lr']:g}, schedule and augmentation; no pretrained weights. Network precision in "
             f"evaluation: {of(one['precision'] for one in results)}.")
 

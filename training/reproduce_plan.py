@@ -55,6 +55,7 @@ PLAN: list[Run] = [
     # what else is worth a row
     Run("robustseg-zero", "robustseg-zero-mini", teacher="teacher"),
     Run("robustseg-letter", "robustseg-letter-mini", teacher="teacher"),
+    Run("robustseg-long", "robustseg-long-mini", teacher="segformer_mean"),
     Run("charm-sigmoid", "charm-sigmoid-mini"),
     Run("charm-window4", "charm-window4-mini"),
     Run("charm-blocks4", "charm-blocks4-mini"),
