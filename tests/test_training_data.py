@@ -285,7 +285,7 @@ def test_no_intensity_is_dropped_where_the_encoding_has_none(tree, tmp_path):
     ("9:name=systemd:/\n4:cpu,memory:/box", {"memory/box/memory.limit_in_bytes": "9000",
                                              "memory/memory.limit_in_bytes": "9223372036854771712"}, 9000),
     ("4:cpu:/box", {"box/memory.max": "1"}, None), ("", {}, None)])
-def test_memory_is_that_of_the_control_group(tmp_path, group, files, limit):
+def test_memory_is_that_of_the_control_group(tmp_path, monkeypatch, group, files, limit):
     whole = memory_bytes(tmp_path / "no such system")
     assert whole > 1e8
     (tmp_path / "proc/self").mkdir(parents=True)
@@ -295,6 +295,8 @@ def test_memory_is_that_of_the_control_group(tmp_path, group, files, limit):
         (tmp_path / "sys/fs/cgroup" / name).write_text(text + "\n")
     assert memory_bytes(tmp_path) == (limit or whole)
     assert 0 < memory_bytes() <= whole
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")  # each of torchrun's processes keeps a data set of its own
+    assert memory_bytes(tmp_path) == (limit or whole) // 4
 
 
 def test_collate_and_normalise():

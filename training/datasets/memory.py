@@ -8,8 +8,12 @@ from pathlib import Path
 
 
 def memory_bytes(root: Path = Path("/")) -> int:
-    """The machine's physical memory, or the limit of this process's control group (a container's, say) if lower."""
-    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_group_limits(root)])
+    """The machine's physical memory, or the limit of this process's control group (a container's, say) if lower.
+
+    Of several processes that torchrun started on this machine: an equal share.
+    """
+    whole = min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *_group_limits(root)])
+    return whole // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _group_limits(root: Path) -> Iterator[int]:
