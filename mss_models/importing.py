@@ -1,8 +1,8 @@
 """Weights that others published, into our networks: `python -m mss_models.importing FILE --kind KIND --out NET`.
 
     mit           ImageNet weights of MiT B0-B5 (NVlabs/SegFormer) or PVTv2 (whai362/PVT), which name things alike:
-                  the encoder of any system that has one; the rest stays random, to start a training from
-                  (`training.train --init`)
+                  the encoder of any system that has one; the rest stays random. A training starts from the file
+                  itself, `training.train --init FILE`
     cmnext        CMNeXt (jamycheung/DELIVER)
     stitchfusion  StitchFusion (LiBingyu01/StitchFusion-...), whatever its adapters
     robustseg     the mean-fusion network of RobustSeg, teacher or student (RobustSeg/RobustSeg)
@@ -236,17 +236,36 @@ def import_weights(state: State, kind: str, /, modalities: Sequence[str],
     if tuple(modalities) != canonical_order(modalities):
         raise ImportingError(f"modalities {' '.join(modalities)}: the file's and these must be in the order "
                              f"{' '.join(canonical_order(modalities))}")
-    try:
-        found = KINDS[kind].architecture(state, len(modalities), options)
-    except KeyError as error:
-        raise ImportingError(f"this is no {kind} file: {error.args[0]} is missing") from error
+    found = _architecture(state, kind, modalities, options)
     if clash := [name for name in found if name in options and options[name] != found[name]]:
         raise ImportingError("; ".join(f"{name} is {found[name]!r} in this file, and {options[name]!r} is given"
                                        for name in clash))
     model = create(modalities=modalities, **options | found)
+    return model.eval(), _fill(model, state, kind)
+
+
+def fill_encoder(model: System, state: State) -> None:
+    """Puts a published encoder (kind mit) into each encoder that the network has; the rest stays as it is.
+
+    Raises ImportingError, also for another encoder than the network's.
+    """
+    theirs = _architecture(state, "mit", model.modalities, {})["backbone"]
+    if (ours := model.architecture["backbone"]) != theirs:
+        raise ImportingError(f"backbone is {theirs!r} in this file, and the network's is {ours!r}")
+    _fill(model, state, "mit")
+
+
+def _architecture(state: State, kind: str, modalities: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return KINDS[kind].architecture(state, len(modalities), options)
+    except KeyError as error:
+        raise ImportingError(f"this is no {kind} file: {error.args[0]} is missing") from error
+
+
+def _fill(model: System, state: State, kind: str) -> list[str]:
     ours, unused = remap(state, KINDS[kind], model.state_dict())
     model.load_state_dict(model.state_dict() | ours, strict=True)
-    return model.eval(), unused
+    return unused
 
 
 def _encoder(state: State, prefix: str) -> str:

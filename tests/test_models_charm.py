@@ -51,15 +51,19 @@ def plain_attention(unit, f_se, x, allowed):
         values.append(v)
     weights = torch.cat(scores, dim=1).softmax(dim=1)  # (h w, M h w, heads)
     y = torch.einsum("qkn,knd->qnd", weights, torch.cat(values)).reshape(h, w, C)
+    if unit.mlp is None:
+        return unit.proj(y)
     f_se = f_se + unit.proj(y)
     return f_se + unit.mlp(unit.norm2(f_se))
 
 
-@pytest.mark.parametrize("size", [(8, 12), (4, 4), (5, 7), (1, 2)])
-@pytest.mark.parametrize("shift", [0, 2])
+@pytest.mark.parametrize(("shift", "size", "form"), [
+    *((shift, size, "block") for shift in (0, 2) for size in ((8, 12), (4, 4), (5, 7), (1, 2))),
+    (2, (5, 7), "attention")])
 @torch.no_grad()
-def test_mpu_equals_plain_attention_with_an_explicit_mask(size, shift):
-    unit = shaken(MPU(8, 2, NAMES, window=4, shift=shift))
+def test_mpu_equals_plain_attention_with_an_explicit_mask(shift, size, form):
+    unit = shaken(MPU(8, 2, NAMES, window=4, shift=shift, unit=form))
+    assert (unit.mlp is None) == (form == "attention")
     f_se, x = torch.randn(3, *size, 8), torch.randn(3, 3, *size, 8)
     mask = torch.tensor([[True, False, True], [True, True, False], [True, False, False]])
     for b, one in enumerate(unit(f_se, x, NAMES)):
@@ -102,6 +106,23 @@ def test_sampling_frequencies(sampling, sign):
     torch.testing.assert_close(s_m, expected[:, None].expand(3, count))
     joint = torch.bincount(3 * draws[0] + draws[1], minlength=9).view(3, 3) / count
     torch.testing.assert_close(joint, torch.outer(expected, expected), rtol=0, atol=0.01)  # independent; sd 0.002
+
+
+@pytest.mark.parametrize("sampled_by", ["robustness", "scores"])
+@torch.no_grad()
+def test_what_is_sampled_by(sampled_by):
+    """SoftMin over the means of r_m, or of the scores of which r_m is the soft-max: those are not bounded."""
+    scale = shaken(Scale(8, 1, NAMES, 0, 4, "softmax", "softmin", sampled_by))
+    f_m, mask = torch.randn(3, 2, 8, 4, 4), torch.tensor([[True, True], [True, False], [True, True]])
+    scale(f_m, mask, NAMES, learning=True, complete=False, shares=(shares := []))
+    for b in range(2):
+        there = [m for m in range(3) if mask[m, b]]
+        projected = [scale.projectors[NAMES[m]](f_m[m, b : b + 1])[0] for m in there]  # (8, 4, 4)
+        means = torch.stack([(scale.evaluator.weight[0][:, None, None] * one).sum(0) for one in projected])
+        means = (means.softmax(dim=0) if sampled_by == "robustness" else means).mean(dim=(1, 2))
+        expected = torch.zeros(3)
+        expected[there] = (-means).exp() / (-means).exp().sum()
+        torch.testing.assert_close(shares[0][:, b], expected)
 
 
 def test_absent_modalities_are_neither_sampled_nor_in_the_context():
@@ -267,8 +288,10 @@ def test_training_draws_from_torchs_generator():
 
 @pytest.mark.parametrize(("option", "message"), [
     ({"variant": "f"}, "variant = 'f' is unknown; known: a, b, c, d, e"), ({"sampling": "hardmin"}, "softmin, uniform"),
-    ({"robustness": "relu"}, "softmax, sigmoid"), ({"blocks": 0}, "blocks = 0"), ({"window": 0}, "window = 0"),
-    ({"blocks": 10**12}, "blocks = 10+; 1 to 64"), ({"window": 65}, "window = 65; 1 to 64")])
+    ({"robustness": "relu"}, "softmax, sigmoid"), ({"sampled_by": "luck"}, "robustness, scores"),
+    ({"unit": "mlp"}, "unit = 'mlp' is unknown; known: block, attention"), ({"blocks": 0}, "blocks = 0"),
+    ({"window": 0}, "window = 0"), ({"blocks": 10**12}, "blocks = 10+; 1 to 64"),
+    ({"window": 65}, "window = 65; 1 to 64")])
 def test_wrong_options_are_named(option, message):
     with pytest.raises(ValueError, match=message):
         build(**option)

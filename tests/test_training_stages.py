@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from deliver_tree import write_tree
+from test_models_importing import imagenet, tensors
 
 from mss_models import checkpoint as checkpoints
 from training.batches import make_batch
@@ -100,6 +101,30 @@ def test_one_command_is_both(tree, by_hand, tmp_path, capsys):
     before = (tmp_path / "run/state.pt").stat().st_mtime_ns
     assert main([*arguments, "--resume"]) == 0  # nothing is left to do
     assert (tmp_path / "run/state.pt").stat().st_mtime_ns == before
+
+
+def test_both_start_from_a_published_encoder(tree, tmp_path, capsys):
+    source, out = tmp_path / "mit_b0.pth", tmp_path / "run"
+    torch.save(state := tensors(imagenet()), source)
+
+    def run(name, init, *settings):
+        return main(["robustseg-mini", "--data", str(tree), "--out", str(tmp_path / name), "--init", str(init), "--set",
+                     *SETTINGS, *settings])
+
+    still = ["lr=1e-9", "weight_decay=0", "teacher.lr=1e-9", "teacher.weight_decay=0"]
+    assert run("run", source, *still) == 0
+    for folder in (out / "teacher", out):
+        encoder = checkpoints.load(folder / "last.safetensors").model.backbone
+        for ours, theirs in ((encoder.stages[0].embed.proj.weight, "patch_embed1.proj.weight"),
+                             (encoder.stages[3].blocks[1].mlp.fc2.bias, "block4.1.mlp.fc2.bias")):
+            torch.testing.assert_close(ours, state[theirs], rtol=1e-3, atol=1e-4)  # checkpoints are fp16
+    assert run("other", source, "backbone=PVTv2-B0") == 2
+    assert "--init" in (shown := capsys.readouterr().err) and "backbone is 'B0' in this file" in shown
+    whole = out / "last.safetensors"
+    assert run("third", whole) == 2 and "a start for the student alone" in capsys.readouterr().err
+    assert not (tmp_path / "third").exists()
+    assert main(["robustseg-mini", "--data", str(tree), "--out", str(tmp_path / "third"), "--init", str(whole),
+                 "--teacher", str(out / "teacher/last.safetensors"), "--set", *SETTINGS[:len(SMALL)]]) == 0
 
 
 def test_either_stage_is_resumed(tree, recipes, by_hand, tmp_path):

@@ -40,7 +40,8 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
           before: Sequence[Mapping] = ()) -> dict:
     """Trains `recipe` on the data set at `data` and leaves the results in `out`; returns the last scores.
 
-    resume: go on from out/state.pt. init: start from another checkpoint's weights (same architecture and labels).
+    resume: go on from out/state.pt. init: start from another checkpoint's weights (same architecture and labels), or
+    with a published encoder.
     teacher: the checkpoint that a student learns from (same modalities, labels and encodings).
     before: what the stages before this one were, for the checkpoints' cards, see training.stages.
     stop_at: leave, resumably, after that many iterations. Ctrl-C and SIGTERM do the same after the iteration at hand.

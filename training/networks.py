@@ -8,6 +8,7 @@ import torch
 
 from mss_models import checkpoint as checkpoints
 from mss_models.checkpoint import Checkpoint
+from mss_models.importing import ImportingError, fill_encoder, read
 from mss_models.system import System, create
 from mss_models.systems.any2seg import Any2Seg
 from mss_models.systems.anyseg import Student
@@ -37,9 +38,23 @@ def make_optimiser(model: System, recipe: Recipe) -> torch.optim.AdamW:
 
 
 def start_from(model: System, path: Path, dataset: Dataset) -> None:
-    """Copies a checkpoint's weights into the model. Raises TrainingError where they are for something else."""
-    given = _load(model, path, dataset, "--init", ("architecture",))
-    model.load_state_dict(given.model.state_dict())
+    """Copies weights into the model: all of a checkpoint's, or a published encoder's into its encoders.
+
+    Raises TrainingError where they are for something else.
+    """
+    if is_checkpoint(path):
+        given = _load(model, path, dataset, "--init", ("architecture",))
+        model.load_state_dict(given.model.state_dict())
+        return
+    try:
+        fill_encoder(model, read(path))
+    except ImportingError as error:
+        raise TrainingError(f"--init {path}: {error}") from error
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Of ours; else it is a torch file with a published encoder's weights (mss_models.importing, kind mit)."""
+    return path.suffix == ".safetensors"
 
 
 def give_teacher(model: System, path: Path | None, recipe: Recipe, dataset: Dataset,

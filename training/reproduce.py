@@ -234,11 +234,11 @@ def chosen(plan: Sequence[Run], names: Sequence[str]) -> list[Run]:
 
 def listing(plan: Sequence[Run], seeds: Sequence[int], place: Place) -> str:
     """A line per run: its recipe, teacher, iterations, and of which seeds there is a result."""
-    rows = [f"{'run':22}{'recipe':30}{'iterations':12}{'teacher':10}done, seeds {' '.join(map(str, seeds))}"]
+    rows = [f"{'run':32}{'recipe':38}{'iterations':12}{'teacher':10}done, seeds {' '.join(map(str, seeds))}"]
     for run in plan:
         done = " ".join("x" if place.result(run, seed).exists() else "." for seed in seeds)
         recipe = recipe_of(run, seeds[0])
-        rows.append(f"{run.name:22}{run.recipe:30}{recipe.iterations:<12}{run.teacher or '-':10}{done}")
+        rows.append(f"{run.name:32}{run.recipe:38}{recipe.iterations:<12}{run.teacher or '-':10}{done}")
     return "\n".join(rows)
 
 

@@ -44,7 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
                         help="change the recipe, e.g. lr=1e-4 phases.0.batch=4 options.variant=b, or its teacher's: "
                              "teacher.iterations=100")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    parser.add_argument("--init", type=Path, help="start from the weights of this checkpoint")
+    parser.add_argument("--init", type=Path, help="start from the weights of this checkpoint, or with the "
+                        "published encoder of this torch file (mit_b2.pth); a teacher starts with it, too")
     parser.add_argument("--teacher", type=Path,
                         help="the checkpoint that anyseg or robustseg learns from, instead of training one first")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")

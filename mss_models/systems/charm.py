@@ -32,6 +32,8 @@ from mss_models.system import System
 VARIANTS = {"a": "addition", "b": "CoL", "c": "CoL and MPU", "d": "CoL and InE", "e": "all"}
 SAMPLINGS = {"softmin": -1.0, "uniform": 0.0, "softmax": 1.0}  # the factor on a modality's robustness
 NORMALISATIONS = ("softmax", "sigmoid")
+SAMPLED_BY = ("robustness", "scores")  # r_m, or what the evaluator says before it is normalised
+UNITS = ("block", "attention")  # an MPU as a block of Swin, or W-MHA alone
 
 
 class CHARM(System):
@@ -39,7 +41,9 @@ class CHARM(System):
 
     variant: a row of the paper's table 2, VARIANTS. (a) is the sum of the encoder's maps, (b) f_CoL = f_se_0, (c) adds
     the MPUs, (d) is (b) with InE, whose map is then the sampled modality's projected one, (e) is the whole.
-    sampling: how InE chooses among the modalities, a row of table 3, SAMPLINGS.
+    sampling: how InE chooses among the modalities, a row of table 3, SAMPLINGS. sampled_by: what it ranks them by; the
+    means of `robustness`, of r_m in 0..1, differ little, those of the `scores` before are not bounded.
+    unit: `attention` is section 2.3 to the letter, the attention's output without residual and MLP.
 
     Unpublished and chosen here, not yet by an ablation on data: `blocks` per scale (L; 2, the least with which plain
     and shifted windows alternate), the `window`'s side in pixels (8; divides every scale of images in multiples of
@@ -55,14 +59,15 @@ class CHARM(System):
 
     def __init__(self, modalities: Sequence[str], num_classes: int, backbone: str = "B0", head_width: int = 256,
                  drop_path: float = 0.1, dropout: float = 0.1, variant: str = "e", sampling: str = "softmin",
-                 robustness: str = "softmax", blocks: int = 2, window: int = 8, col_weight: float = 1.0,
-                 ine_weight: float = 1.0) -> None:
+                 sampled_by: str = "robustness", robustness: str = "softmax", unit: str = "block", blocks: int = 2,
+                 window: int = 8, col_weight: float = 1.0, ine_weight: float = 1.0) -> None:
         super().__init__(system="charm", modalities=tuple(modalities), num_classes=num_classes, backbone=backbone,
                          head_width=head_width, drop_path=drop_path, dropout=dropout, variant=variant,
-                         sampling=sampling, robustness=robustness, blocks=blocks, window=window,
-                         col_weight=col_weight, ine_weight=ine_weight)
+                         sampling=sampling, sampled_by=sampled_by, robustness=robustness, unit=unit, blocks=blocks,
+                         window=window, col_weight=col_weight, ine_weight=ine_weight)
         for name, value, known in (("variant", variant, VARIANTS), ("sampling", sampling, SAMPLINGS),
-                                   ("robustness", robustness, NORMALISATIONS)):
+                                   ("sampled_by", sampled_by, SAMPLED_BY), ("robustness", robustness, NORMALISATIONS),
+                                   ("unit", unit, UNITS)):
             if value not in known:
                 raise ValueError(f"{name} = {value!r} is unknown; known: {', '.join(known)}")
         for name, value, most in (("blocks", blocks, 64), ("window", window, 64)):
@@ -74,7 +79,7 @@ class CHARM(System):
         channels = self.backbone.channels
         self.scales = nn.ModuleList(
             Scale(one, heads, self.modalities, blocks if variant in "ce" else 0, window, robustness,
-                  sampling if variant in "de" else None)
+                  sampling if variant in "de" else None, sampled_by, unit)
             for one, heads in zip(channels, self.backbone.heads, strict=True) if variant != "a")
         # Ours: the paper names no layer; this is how the encoder itself goes from scale to scale.
         self.steps = nn.ModuleList(nn.Conv2d(finer, coarser, 3, stride=2, padding=1)
@@ -132,15 +137,16 @@ class Scale(nn.Module):
     """
 
     def __init__(self, channels: int, heads: int, modalities: Sequence[str], blocks: int, window: int,
-                 robustness: str, sampling: str | None) -> None:
+                 robustness: str, sampling: str | None, sampled_by: str = "robustness", unit: str = "block") -> None:
         super().__init__()
         self.robustness = robustness
         self.sampling = sampling
+        self.sampled_by = sampled_by
         self.projectors = nn.ModuleDict({name: SemanticProjector(channels) for name in modalities})
         # A 1x1 convolution. The paper has "a" robustness evaluator: ours is one for all modalities, so that its scores
         # can be compared, and it reads f_m->se, where they share a space. A bias would cancel in the soft-max.
         self.evaluator = nn.Linear(channels, 1, bias=False).apply(initialise)
-        self.units = nn.ModuleList(MPU(channels, heads, modalities, window, shift=window // 2 if i % 2 else 0)
+        self.units = nn.ModuleList(MPU(channels, heads, modalities, window, window // 2 if i % 2 else 0, unit)
                                    for i in range(blocks))
 
     def forward(self, f_m: Tensor, mask: Tensor, names: Sequence[str], learning: bool, complete: bool,
@@ -151,14 +157,14 @@ class Scale(nn.Module):
         """
         projected = torch.stack([self.projectors[name](one) for name, one in zip(names, f_m, strict=True)])
         x = projected.permute(0, 1, 3, 4, 2)  # f_m->se, (M, B, h, w, C)
-        r = self.evaluate(x, mask)
+        scores, r = self.evaluate(x, mask)
         f_se = (r[..., None].to(x.dtype) * x).sum(dim=0)  # f_se_0, eq. 4
         drawn = None
         if learning:
             drawn = reassembly(mask, *x.shape[2:4])  # of f_re (section 2.4), one for all blocks: (B, h, w)
             if self.sampling:
                 # Section 2.5 has "f_sa_1 and f_sa_1": ours are two draws, the first asks, the second is asked.
-                s_m, (asks, asked) = self.sample(r, mask)
+                s_m, (asks, asked) = self.sample(r if self.sampled_by == "robustness" else scores, mask)
                 if shares is not None:
                     shares.append(s_m)
                 f_se = torch.cat((f_se, pick(x, asks)))  # (2B, h, w, C)
@@ -167,17 +173,18 @@ class Scale(nn.Module):
             f_se = unit(f_se, x, names, drawn=drawn, mask=None if learning or complete else mask)
         return f_se
 
-    def evaluate(self, x: Tensor, mask: Tensor) -> Tensor:
-        """The robustness scores r_m of f_m->se (M, B, h, w, C): (M, B, h, w) float32 in 0..1, 0 where absent."""
+    def evaluate(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The scores of f_m->se (M, B, h, w, C) before they are normalised, -inf where absent, and the robustness r_m,
+        in 0..1, 0 where absent: both (M, B, h, w) float32."""
         scores = self.evaluator(x).squeeze(-1).float()
         scores = scores.masked_fill(~mask[:, :, None, None], -torch.inf)
-        return scores.softmax(dim=0) if self.robustness == "softmax" else scores.sigmoid()
+        return scores, scores.softmax(dim=0) if self.robustness == "softmax" else scores.sigmoid()
 
     @torch.no_grad()
     def sample(self, r: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """By the scores r (M, B, h, w): s_m (M, B), 0 where absent, and two independent draws by it, (2, B) int64.
+        """By r (M, B, h, w): s_m (M, B), 0 where absent, and two independent draws by it, (2, B) int64.
 
-        s_m = SoftMin of the scores' means over the map (eq. 5), or what `sampling` says.
+        s_m = SoftMin of the means of r over the map (eq. 5), or what `sampling` says.
         """
         s_m = (SAMPLINGS[self.sampling] * r.mean(dim=(2, 3))).masked_fill(~mask, -torch.inf).softmax(dim=0)
         return s_m, torch.multinomial(s_m.T, 2, replacement=True).T
@@ -208,10 +215,11 @@ class MPU(nn.Module):
 
     In a block of Swin's form (ours; figure 3 is not in the text): norm before attention and MLP, a learned bias for
     every relative position, the same for all modalities, and the same norm for query and context, so that with one
-    modality the first block is self-attention.
+    modality the first block is self-attention. unit: see UNITS; 'attention' has neither residuals nor MLP.
     """
 
-    def __init__(self, channels: int, heads: int, modalities: Sequence[str], window: int, shift: int) -> None:
+    def __init__(self, channels: int, heads: int, modalities: Sequence[str], window: int, shift: int,
+                 unit: str = "block") -> None:
         super().__init__()
         self.heads, self.window, self.shift = heads, window, shift
         self.norm1 = nn.LayerNorm(channels)
@@ -219,8 +227,10 @@ class MPU(nn.Module):
         self.kv = nn.ModuleDict({name: nn.Linear(channels, 2 * channels) for name in modalities})  # W_m^K, W_m^V
         self.proj = nn.Linear(channels, channels)
         self.bias = nn.Parameter(nn.init.trunc_normal_(torch.empty((2 * window - 1) ** 2, heads), std=0.02))
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
+        self.mlp = None
+        if unit == "block":
+            self.norm2 = nn.LayerNorm(channels)
+            self.mlp = nn.Sequential(nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels))
         self.apply(initialise)
 
     def forward(self, f_se: Tensor, x: Tensor, names: Sequence[str], mask: Tensor | None = None,
@@ -236,7 +246,10 @@ class MPU(nn.Module):
             # A pixel's key and value are made by its own modality's W^K and W^V: choose after the linear layers.
             index = drawn.view(-1, *kv.shape[1:4], 1).expand(-1, -1, -1, -1, kv.shape[-1])
             kv = kv.gather(0, index).flatten(0, 1).unsqueeze(0)  # (M, B, h, w, 2C) -> (1, P B, h, w, 2C)
-        f_se = f_se + self.proj(self._attend(q, kv, mask))
+        heard = self.proj(self._attend(q, kv, mask))
+        if self.mlp is None:
+            return heard
+        f_se = f_se + heard
         return f_se + self.mlp(self.norm2(f_se))
 
     def _attend(self, q: Tensor, kv: Tensor, mask: Tensor | None) -> Tensor:
