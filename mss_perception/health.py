@@ -57,9 +57,9 @@ class Health:
             log.warning("%s is not used: %s", role, error)
         self.warnings[f"{role}_invalid"] += 1
 
-    def note_changed(self, name: str) -> None:
-        """A camera_info of the input differs from the one before."""
-        self.warnings[f"{name}/info_changed"] += 1
+    def note_learnt(self, role: str, what: str) -> None:
+        """A message of calibration or motion has done what Sensors.learn says."""
+        self.warnings[f"{role}_{what}"] += 1
 
     def note_invalid(self, name: str, view: str, reason: str) -> None:
         """An input cannot be used in a view of a set."""

@@ -64,9 +64,15 @@ WARNINGS = {
     "<input>/info_changed": ("camera_infos that differ from the one before", "nothing, if the camera changes its mode "
                              "or zoom; if it rises with every image, two cameras publish on one topic"),
     "odom_invalid": ("odometry that was refused", "the log says why"),
+    "odom_ignored": ("odometry of what tf moves already; the log says of which frame", "nothing: of the two only tf's "
+                     "poses are used. `odometry_topic: \"\"` saves reading the other"),
     "tf_invalid": ("messages of tf_topic with poses that were refused; others of theirs are used", "the log says why"),
     "tf_static_invalid": ("messages of tf_static_topic with mountings that were refused; others of theirs are used",
                           "the log says why"),
+    "tf_replaced": ("mountings of `calibration_file` that differ by what came on tf_topic, which wins",
+                    "[calibration.md](calibration.md), The file"),
+    "tf_static_replaced": ("mountings of `calibration_file` that differ by what came on tf_static_topic, which wins",
+                           "[calibration.md](calibration.md), The file"),
     "before_clock": ("messages before the first /clock, under use_sim_time", "start what publishes /clock"),
     "receive_errors": ("messages lost by an exception", "a bug: the log has the traceback; please report it"),
     "output_errors": ("outputs lost by an exception", "the same"),

@@ -131,8 +131,8 @@ class Pipeline:
 
     def _learn(self, role: str, message, clock_ns: int | None) -> None:
         try:
-            if self.sensors.learn(role, message, clock_ns):
-                self.health.note_changed(role.partition("/")[0])
+            if what := self.sensors.learn(role, message, clock_ns):
+                self.health.note_learnt(role, what)
         except INVALID_DATA as error:
             self.health.note_useless(role, error)
 

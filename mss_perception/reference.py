@@ -45,8 +45,8 @@ def subscribed(config: Config) -> Iterator[Topic]:
             yield Topic(one.info_topic, INFO, SENSOR_QOS, 5, f"intrinsics of {name}, of the unrectified image, pixels; "
                         "binning and region of interest are applied")
     yield Topic(config.odometry_topic, ODOMETRY, SENSOR_QOS, 100,
-                "pose of the vehicle in the fixed frame, metres: for the deskew and for sets whose samples differ in "
-                "time")
+                "pose of the vehicle, or of a sensor on it, in the fixed frame, metres: for the deskew and for sets whose "
+                "samples differ in time; ignored while tf moves it")
     yield Topic(config.tf_topic, TF, SENSOR_QOS, 100, "poses that change", needs="tf2_msgs")
     yield Topic(config.tf_static_topic, TF, LATCHED_QOS, 100, "mounting of the sensors", needs="tf2_msgs")
 

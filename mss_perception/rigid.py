@@ -56,6 +56,13 @@ def inverse(T: np.ndarray) -> np.ndarray:
     return result
 
 
+def difference(T_a: np.ndarray, T_b: np.ndarray) -> tuple[float, float]:
+    """(metres between the origins, radians between the axes) of two (4, 4) rigid transforms."""
+    q = quaternion_from_rotation(T_a[:3, :3].T @ T_b[:3, :3])
+    # Not by the cosine, which is 1 for all angles that are small.
+    return float(np.linalg.norm(T_a[:3, 3] - T_b[:3, 3])), float(2 * np.arctan2(np.linalg.norm(q[:3]), q[3]))
+
+
 def slerp(q0: np.ndarray, q1: np.ndarray, fraction: np.ndarray) -> np.ndarray:
     """Interpolate (N, 4) unit quaternions along the shorter arc; a fraction outside 0..1 extrapolates."""
     cosine = np.sum(q0 * q1, axis=-1, keepdims=True)

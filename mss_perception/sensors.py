@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from mss_models.modality import Encoding
-from mss_perception import calibration
+from mss_perception import calibration, rigid
 from mss_perception.camera import Camera, CameraError
 from mss_perception.config import Config
 from mss_perception.depth import DepthLane
@@ -38,7 +39,7 @@ from mss_perception.messages import (
 from mss_perception.messages.images import read_pixels
 from mss_perception.radar import Echoes, RadarLane, cloud_detections, polar_detections
 from mss_perception.rectify import Rectification
-from mss_perception.transforms import Transforms
+from mss_perception.transforms import TransformMissing, Transforms
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ COMPARED_BYTES = 128
 # tables of an event lane or a rectification take seconds to compute.
 KEPT = 2
 LONGEST_SIDE = 8192     # of the network's images; as the parameters width and height
+SAME_MOUNTING_M, SAME_MOUNTING_RAD = 1e-3, np.radians(0.01)     # what the digits of a file and of a URDF may differ by
 
 
 @dataclass
@@ -112,6 +114,8 @@ class Sensors:
         self._rectifications: dict[str, dict[tuple, Rectification]] = {}
         self._payloads: dict[str, tuple[int, np.ndarray, np.ndarray | None]] = {}   # stamp, its payload, the one before
         self._clipped: set[str] = set()             # LiDARs whose intensities have been warned of
+        self._ignored: set[str] = set()             # why odometry was ignored, told
+        self._filed: dict[str, tuple[str, np.ndarray]] = {}     # child -> (parent, T_parent_child) of calibration_file
         self.event_streams = {name: EventStream(nanoseconds(config.event_period_sec))
                               for name, one in config.inputs.items() if one.modality == "event" and one.enabled}
         if config.calibration_file:
@@ -121,6 +125,7 @@ class Sensors:
             self.cameras = {name: self._placed(name, camera) for name, camera in known.cameras.items()}
             for parent, child, T in known.extrinsics:
                 self.transforms.add_static(parent, child, T)
+                self._filed[child] = parent, T
         self._try_lanes()
 
     def _try_lanes(self) -> None:
@@ -131,20 +136,47 @@ class Sensors:
 
     # ------------------------------------------------------------------------------------------------ what messages say
 
-    def learn(self, role: str, message, clock_ns: int | None = None) -> bool:
-        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Returns whether a camera_info differs from the last one.
+    def learn(self, role: str, message, clock_ns: int | None = None) -> str:
+        """Take in `<input>/info`, 'tf', 'tf_static' or 'odom'. Returns what to count of it, if anything: 'changed' for
+        a camera_info that differs from the last one, 'ignored' for odometry that tf knows better than, 'replaced' for
+        transforms that differ from calibration_file's.
 
         Raises MessageError or CameraError for what is refused: all of it, or some transforms of tf's.
 
         clock_ns: as of Pipeline.receive. A pose too far ahead of it is refused, as a sample would be.
         """
         if role == "odom":
-            self.transforms.add_odometry(message, clock_ns)
-        elif role in ("tf", "tf_static"):
-            self.transforms.add_message(message, role == "tf_static", clock_ns)
-        else:
-            return self._camera_info(role.partition("/")[0], message)
-        return False
+            return self._odometry(message, clock_ns)
+        if role in ("tf", "tf_static"):
+            try:
+                self.transforms.add_message(message, role == "tf_static", clock_ns)
+            finally:
+                replaced = self._replaced(role, message)
+            return "replaced" if replaced else ""
+        return "changed" if self._camera_info(role.partition("/")[0], message) else ""
+
+    def _odometry(self, message, clock_ns: int | None) -> str:
+        if not (reason := self.transforms.add_odometry(message, clock_ns)):
+            return ""
+        if reason not in self._ignored:
+            self._ignored.add(reason)
+            log.warning("odometry is ignored: %s; odometry_topic: \"\" if that is meant", reason)
+        return "ignored"
+
+    def _replaced(self, role: str, message) -> bool:
+        """Whether a mounting of calibration_file is another one by this message; of each it is told once."""
+        replaced = False
+        for child in {one.child_frame_id.lstrip("/") for one in message.transforms} & self._filed.keys():
+            parent, T = self._filed[child]
+            with suppress(TransformMissing):        # the lanes say so
+                distance, angle = rigid.difference(T, self.transforms.lookup(parent, child))
+                if distance > SAME_MOUNTING_M or angle > SAME_MOUNTING_RAD:
+                    replaced = True
+                    del self._filed[child]
+                    log.warning("%r is no longer where calibration_file has it: by %s, which wins, it is %.1f mm and "
+                                "%.2f degrees away. Correct that (the URDF), or leave %s_topic empty", child, role,
+                                1e3 * distance, np.degrees(angle), role)
+        return replaced
 
     def _camera_info(self, name: str, message) -> bool:
         roi = message.roi

@@ -20,6 +20,9 @@ SECOND = 1_000_000_000
 LONGEST_EXTRAPOLATION_NS = SECOND // 10
 # Poses farther apart than this are not interpolated: odometry was lost in between.
 LONGEST_GAP_NS = SECOND // 2
+# Odometry takes over from a tf that is silent for longer: twice the gap that is bridged, so that no tf that points can
+# be moved with loses its say by a hiccup.
+TF_SILENT_NS = SECOND
 # Spacing of the poses that points are moved with. At 1 rad/s the mixing error between two is 3e-6 of the distance.
 KNOT_NS = 5_000_000
 MAX_FRAMES = 4096       # many times a robot's: who publishes ever new names must not fill the memory
@@ -31,10 +34,10 @@ class TransformMissing(LaneInvalid):
 
 
 class _Edge:
-    """A frame in its parent: one static pose, or poses over time (at least one)."""
+    """A frame in its parent: one static pose, or poses over time (at least one), all of tf or all of odometry."""
 
-    def __init__(self, parent: str, static: np.ndarray | None = None):
-        self.parent, self.static = parent, static
+    def __init__(self, parent: str, static: np.ndarray | None = None, of_odometry: bool = False):
+        self.parent, self.static, self.of_odometry = parent, static, of_odometry
         self.times: list[int] = []
         self.poses: list[np.ndarray] = []           # (7,) x y z, quaternion x y z w
 
@@ -102,13 +105,14 @@ class Transforms:
             self._check_room(child)
             self._edges[child] = _Edge(parent, np.array(T_parent_child, np.float64))
 
-    def add(self, parent: str, child: str, time_ns: int, T_parent_child: np.ndarray) -> None:
-        """A pose at a time; a new parent replaces the old one."""
+    def add(self, parent: str, child: str, time_ns: int, T_parent_child: np.ndarray, of_odometry: bool = False) -> None:
+        """A pose at a time; a new parent replaces the old one, and so does tf odometry or the reverse: the two drift
+        apart, and between a pose of each the vehicle would jump."""
         with self._lock:
             self._check_room(child)
             edge = self._edges.get(child)
-            if edge is None or edge.static is not None or edge.parent != parent:
-                edge = self._edges[child] = _Edge(parent)
+            if edge is None or edge.static is not None or (edge.parent, edge.of_odometry) != (parent, of_odometry):
+                edge = self._edges[child] = _Edge(parent, of_odometry=of_odometry)
             edge.add(time_ns, T_parent_child, self._keep_ns)
 
     def _check_room(self, child: str) -> None:
@@ -135,14 +139,34 @@ class Transforms:
         if refused:
             raise MessageError(refused[0] + (f"; and {len(refused) - 1} more of the message" if refused[1:] else ""))
 
-    def add_odometry(self, msg, clock_ns: int | None = None) -> None:
-        """A nav_msgs/Odometry. Ignored when tf places its child frame under another parent: tf is the authority. Raises
-        MessageError as add_message does."""
+    def add_odometry(self, msg, clock_ns: int | None = None) -> str:
+        """A nav_msgs/Odometry. Returns why it is ignored; '' when it is not.
+
+        A child that is mounted on the vehicle, as the camera of visual odometry, moves the root of its static tree. tf
+        is the authority: odometry is ignored while tf places that root, or has in the last TF_SILENT_NS of stamps, and
+        where its own frame hangs on that root already. Raises MessageError as add_message does.
+        """
         parent, child, time_ns, T = decode_odometry(msg)
         self._check_future(f"odometry of {child!r}", time_ns, clock_ns)
-        edge = self._edges.get(child)
-        if edge is None or edge.static is None and edge.parent == parent:
-            self.add(parent, child, time_ns, T)
+        try:
+            root, T, edge = self._mounted_on(child, T)
+            above_parent = [frame for frame, _ in self._chain(parent)]
+        except TransformMissing as error:
+            return str(error)
+        if root in above_parent:
+            return f"{child!r} has its place in {parent!r} without it"
+        if edge is not None and not edge.of_odometry and time_ns - edge.times[-1] <= TF_SILENT_NS:
+            return f"tf places {root!r}" + (f", on which {child!r} is mounted" if root != child else "")
+        self.add(parent, root, time_ns, T, of_odometry=True)
+        return ""
+
+    def _mounted_on(self, frame: str, T: np.ndarray) -> tuple[str, np.ndarray, _Edge | None]:
+        """(root of the mountings above a frame that is at T, where the root is, the edge above the root if any)."""
+        for parent, edge in self._chain(frame)[1:]:
+            if edge.static is None:
+                return frame, T, edge
+            frame, T = parent, T @ rigid.inverse(edge.static)
+        return frame, T, None
 
     def _check_future(self, what: str, time_ns: int, clock_ns: int | None) -> None:
         ahead_sec = 0.0 if clock_ns is None else (time_ns - clock_ns) / SECOND

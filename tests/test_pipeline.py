@@ -14,7 +14,7 @@ import yaml
 
 from mss_models.modality import Encoding
 from mss_models.runtime import open_runtime
-from mss_perception import calibration, messages
+from mss_perception import calibration, messages, rigid
 from mss_perception.bags import read_bag
 from mss_perception.calibration import Calibration, CalibrationError
 from mss_perception.camera import Camera
@@ -692,6 +692,49 @@ def test_odometry_from_the_future_is_refused_and_the_deskew_goes_on(stream, runt
     pipeline.sensors.learn("tf", pose, clock_ns=boxes.START_NS + SECOND)
     pipeline.receive("tf", pose, boxes.START_NS, clock_ns=boxes.START_NS)
     assert pipeline.diagnostics()["warnings"]["tf_invalid"] == 1
+
+
+def test_odometry_beside_tf_is_counted_and_told_once(stream, runtime, caplog):
+    """And a set that it would have disturbed is as without it."""
+    def poses(role, time_ns, message):
+        if role != "odom":
+            return [(role, time_ns, message)]
+        tf = messages.encode_transforms(TYPES, [("odom", "base_link", np.eye(4))], messages.stamp_ns(message.header))
+        aside = copy.deepcopy(message)
+        aside.pose.pose.position.y = 3.0
+        return [("tf", time_ns, tf), (role, time_ns, aside)]
+
+    alone, _ = outputs_of(stream, runtime)
+    outputs, pipeline = outputs_of([one for entry in stream for one in poses(*entry)], runtime)
+    odometry = sum(role == "odom" for role, *_ in stream)
+    assert pipeline.diagnostics()["warnings"] == {"odom_ignored": odometry}
+    assert sum("odometry is ignored: tf places 'base_link'" in one.getMessage() for one in caplog.records) == 1
+    assert outputs[-1].inputs["lidar"]["deskewed"]
+    np.testing.assert_array_equal(outputs[-1].images["lidar"], alone[-1].images["lidar"])
+
+
+@pytest.mark.parametrize(("role", "parent", "turned_deg", "aside_m", "told"), [
+    ("tf_static", "base_link", 0.0, 0.0, ""), ("tf_static", "base_link", 0.005, 0.0005, ""),
+    ("tf_static", "base_link", 2.0, 0.0, "0.0 mm and 2.00 degrees"),
+    ("tf", "base_link", 0.0, 0.02, "20.0 mm and 0.00 degrees"),
+    ("tf_static", "mast", 0.0, 0.0, ""), ("tf_static", "mast", 0.0, 0.02, "20.0 mm and 0.00 degrees")])
+def test_a_refined_mounting_is_not_replaced_in_silence(runtime, tmp_path, caplog, role, parent, turned_deg, aside_m,
+                                                       told):
+    """The URDF has the LiDAR elsewhere than the calibration file, or the same by way of another frame."""
+    calibration.save(tmp_path / "calibration.yaml", Calibration(extrinsics=[("base_link", "lidar", boxes.LIDAR)]))
+    pipeline = Pipeline(Config.from_mapping({"calibration_file": str(tmp_path / "calibration.yaml")}), runtime, print,
+                        synchronous=True)
+    half = np.radians(turned_deg) / 2
+    there = boxes.LIDAR @ rigid.matrix([aside_m, 0, 0], [0, 0, np.sin(half), np.cos(half)])
+    mast = rigid.matrix([0, 0, 0.5], [0, 0, 0, 1])
+    edges = [("base_link", "lidar", there)] if parent == "base_link" else \
+        [("mast", "lidar", rigid.inverse(mast) @ there), ("base_link", "mast", mast)]
+    for k in range(3):
+        pipeline.receive(role, messages.encode_transforms(TYPES, edges, boxes.START_NS + k), boxes.START_NS)
+    np.testing.assert_allclose(pipeline.sensors.transforms.lookup("base_link", "lidar"), there, atol=1e-9)
+    texts = [one.getMessage() for one in caplog.records if "calibration_file" in one.getMessage()]
+    assert len(texts) == bool(told) and all(f"by {role}, which wins, it is {told} away" in one for one in texts)
+    assert pipeline.diagnostics()["warnings"] == ({f"{role}_replaced": 1} if told else {})
 
 
 def test_a_reason_lives_as_long_as_its_cause(stream, runtime):

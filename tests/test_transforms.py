@@ -302,3 +302,106 @@ def test_messages_fill_the_tree_and_tf_wins_over_odometry():
     frames = Transforms()
     frames.add_odometry(encode_odometry(TYPES, pose(3), 1000 * MS))
     np.testing.assert_allclose(frames.lookup("odom", "base_link", 1000 * MS), pose(3), atol=1e-9)
+
+
+def placed_by(frames, time_ns):
+    """Where base_link is in odom."""
+    return frames.lookup("odom", "base_link", time_ns)
+
+
+def straight(ms, sideways=0.0):
+    """A pose on a straight drive along x at 10 m/s."""
+    return rigid.matrix([0.01 * ms, sideways, 0], [0, 0, 0, 1])
+
+
+def both(frames, spans, until_ms=4000):
+    """tf at 50 Hz in the spans (ms), and all the time odometry at 100 Hz that has drifted 3 m to the side of it."""
+    why = {}
+    for ms in range(0, until_ms, 10):
+        if ms % 20 == 0 and any(first <= ms < last for first, last in spans):
+            frames.add_message(encode_transforms(TYPES, [("odom", "base_link", straight(ms))], ms * MS), static=False)
+        why[ms] = frames.add_odometry(encode_odometry(TYPES, straight(ms, 3.0), ms * MS))
+    return why
+
+
+def test_poses_of_odometry_and_of_tf_are_never_mixed():
+    """As with robot_localization on /tf and a wheel controller's odometry of the same two frames."""
+    frames = robot()
+    why = both(frames, [(30, 4000)])
+    assert not any(why[ms] for ms in (0, 10, 20, 30)) and {why[ms] for ms in range(40, 4000, 10)} \
+        == {"tf places 'base_link'"}
+    for ms in range(40, 3990, 7):
+        np.testing.assert_allclose(placed_by(frames, ms * MS), straight(ms), atol=1e-9)
+    motion, deskewed = frames.moved("camera", "lidar", np.arange(3800, 3900, 3) * MS, 3800 * MS, 3900 * MS)
+    to_lidar = rigid.inverse(frames.lookup("camera", "lidar"))
+    assert deskewed and np.ptp((to_lidar @ motion.T)[:, :3, 3], axis=0).max() < 1.01
+
+
+def test_odometry_takes_over_while_tf_is_silent():
+    frames = robot()
+    why = both(frames, [(0, 1000), (3000, 4000)], until_ms=3000)
+    assert [ms for ms in range(980, 3000, 10) if not why[ms]] == list(range(1990, 3000, 10))    # a second after 980 ms
+    np.testing.assert_allclose(placed_by(frames, 2500 * MS), straight(2500, 3.0), atol=1e-9)
+    with pytest.raises(TransformMissing, match="from 1.990 to 2.990 s"):
+        placed_by(frames, 1500 * MS)
+    for ms in range(3000, 3500, 20):
+        frames.add_message(encode_transforms(TYPES, [("odom", "base_link", straight(ms))], ms * MS), static=False)
+        assert ms == 3000 or frames.add_odometry(encode_odometry(TYPES, straight(ms, 3.0), ms * MS))
+    np.testing.assert_allclose(placed_by(frames, 3450 * MS), straight(3450), atol=1e-9)
+    with pytest.raises(TransformMissing, match="from 3.000 to 3.480 s"):
+        placed_by(frames, 2990 * MS)
+
+
+def test_tf_under_another_parent_is_the_authority_too():
+    frames = Transforms(fixed_frame="map")
+    frames.add_message(encode_transforms(TYPES, [("map", "base_link", pose(1))], 1000 * MS), static=False)
+    assert frames.add_odometry(encode_odometry(TYPES, pose(2), 1500 * MS)) == "tf places 'base_link'"
+    np.testing.assert_allclose(frames.lookup("map", "base_link", 1000 * MS), pose(1), atol=1e-9)
+
+
+def test_odometry_of_a_sensor_moves_the_vehicle_that_it_is_mounted_on():
+    """As a ZED camera or FAST-LIO gives it; the URDF hangs the sensor into the tree of base_link."""
+    frames, mounted = robot(), robot().lookup("base_link", "lidar")
+    for ms in range(1000, 1201, 20):
+        assert not frames.add_odometry(encode_odometry(TYPES, circle(ms * MS, 15.0, 0.5) @ mounted, ms * MS, "odom",
+                                                       "lidar"))
+    for ms in (1000, 1077, 1200):
+        np.testing.assert_allclose(placed_by(frames, ms * MS), circle(ms * MS, 15.0, 0.5), atol=1e-3)
+    assert frames.moved("camera", "lidar", np.arange(1050, 1150, 9) * MS, 1050 * MS, 1150 * MS)[1]
+
+
+@pytest.mark.parametrize(("tf", "odometry", "why"), [
+    (("odom", "base_link"), ("odom", "lidar"), "tf places 'base_link', on which 'lidar' is mounted"),
+    (("base_link", "odom"), ("odom", "base_link"), "'base_link' has its place in 'odom' without it"),
+    (("base_link", "odom"), ("odom", "lidar"), "'lidar' has its place in 'odom' without it")])
+def test_odometry_that_cannot_be_used_is_told_and_changes_nothing(tf, odometry, why):
+    """tf moves what it would move, or tf has the tree the other way round, which would give a loop."""
+    frames = robot()
+    frames.add_message(encode_transforms(TYPES, [(*tf, pose(3))], 1000 * MS), static=False)
+    before = frames.lookup("odom", "camera")
+    assert frames.add_odometry(encode_odometry(TYPES, pose(4), 1010 * MS, *odometry)) == why
+    np.testing.assert_array_equal(frames.lookup("odom", "camera"), before)
+
+
+def test_a_mounting_that_comes_later_takes_odometry_to_the_root():
+    frames = Transforms()
+    frames.add_odometry(encode_odometry(TYPES, pose(3), 1000 * MS, "odom", "lidar"))
+    frames.add_message(encode_transforms(TYPES, [("base_link", "lidar", pose(1))], 0))
+    assert not frames.add_odometry(encode_odometry(TYPES, pose(3), 1010 * MS, "odom", "lidar"))
+    np.testing.assert_allclose(frames.lookup("odom", "lidar", 1010 * MS), pose(3), atol=1e-9)
+    np.testing.assert_allclose(placed_by(frames, 1010 * MS), pose(3) @ rigid.inverse(pose(1)), atol=1e-9)
+
+
+def test_mountings_in_a_loop_leave_odometry_no_root():
+    one = robot()
+    one.add_static("lidar", "base_link", pose(3))
+    assert "form a loop" in one.add_odometry(encode_odometry(TYPES, pose(4), 100 * MS, "odom", "lidar"))
+
+
+def test_the_difference_of_two_transforms_is_scipys():
+    rng = np.random.default_rng(5)
+    for angle in (0.0, 1e-8, 1e-4, 0.3, 3.1):
+        axis = rng.normal(size=3)
+        turn = Rotation.from_rotvec(angle * axis / np.linalg.norm(axis)).as_quat()
+        T = pose(1) @ rigid.matrix([0.3, 0, 0.4], turn)
+        assert rigid.difference(pose(1), T) == pytest.approx((0.5, angle), abs=1e-9)
