@@ -3,10 +3,10 @@
 Pure Python, no ROS, no clock of its own: the node and the bag replay drive the same class. All times are integer
 nanoseconds. The rules below are the definition; tests/collector_oracle.py states them a second time.
 
-**Clocks.** A sample's reference time is t = stamp - offset; every rule about stamps uses t. `now` is any steady clock
-(live), or the receive time in the bag (replay); it only ever meets other values of `now`. The one comparison of a
-stamp with a clock is max_future_sec, against the `clock_ns` that the driver passes (ROS time; in replay the receive
-time; None before the first /clock, then nothing is rejected as future).
+**Clocks.** A sample's reference time is t = stamp - offset; every rule about stamps uses t. Stamps come here less their
+driver's clock_offset_sec. `now` is any steady clock (live), or the receive time in the bag (replay); it only ever meets
+other values of `now`. The one comparison of a stamp with a clock is max_future_sec, against the `clock_ns` that the
+driver passes (ROS time; in replay the receive time; None before the first /clock, then nothing is rejected as future).
 
 **Acceptance.** A sample is rejected, counted, and has no other effect when its stamp is zero (`zero`), a packet ends
 before it begins (`inverted`), t > clock + max_future (`future`), t < watermark - jump_back (`back`), or when it is left

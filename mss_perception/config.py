@@ -49,7 +49,11 @@ class InputConfig:
     frame_id: str = parameter("", "Frame of the data; empty takes header.frame_id")
     view: str = parameter("", "The one of target_cameras in whose view it is seen; empty: in all, but a target rgb "
                           "in its own")
-    offset_sec: float = parameter(0.0, "Stamp of the sensor minus reference time, seconds", low=-1.0, high=1.0)
+    clock_offset_sec: float = parameter(0.0, "By how much the driver's stamps are later than the measurement, seconds: "
+                                        "subtracted from all its times before anything looks at them", low=-100.0,
+                                        high=100.0)
+    offset_sec: float = parameter(0.0, "Stamp of the sensor minus reference time, seconds, where it measures at "
+                                  "another time than the reference: for matching alone", low=-1.0, high=1.0)
     tolerance_sec: float = parameter(0.03, "Largest |stamp - offset - t_ref| of a match, seconds", low=0.0, high=1.0)
     hold_sec: float = parameter(0.0, "Reuse a sample up to this much older, seconds; 0 never", low=0.0, high=10.0)
     queue: int = parameter(10, "Samples kept for matching, not counting those that open sets would take", low=1,
@@ -63,6 +67,14 @@ class InputConfig:
     @property
     def modality(self) -> str:
         return modality_of(self.name)
+
+    @property
+    def clock_offset_ns(self) -> int:
+        return round(1e9 * self.clock_offset_sec)
+
+    def true_ns(self, stamp_ns: int) -> int:
+        """When that was measured which the driver stamped so; 0, a stamp that was never set, stays 0."""
+        return stamp_ns - self.clock_offset_ns if stamp_ns else 0
 
 
 def modality_of(name: str) -> str:

@@ -140,7 +140,7 @@ def _stamps(survey: Survey, name: str, topic: Topic, config: Config) -> Iterator
     if beat and beat.back:
         yield (f"{name}: stamps on {topic.name} go back {beat.back} times; by more than jump_back_sec = "
                f"{config.collector.jump_back_sec:g} that starts a new epoch")
-    latency = float(np.median(latencies_ns(topic))) / 1e9
+    latency = float(np.median(latencies_ns(topic))) / 1e9 + config.inputs[name].clock_offset_sec
     if latency < -config.collector.max_future_sec:
         yield (f"{name}: stamps on {topic.name} are {-latency:.3g} s ahead of the "
                f"{'clock here' if survey.live else 'receive times'}; live, those beyond max_future_sec = "

@@ -119,15 +119,15 @@ class Pipeline:
         self._raise_failure()
 
     def _collect(self, name: str, message, now_ns: int, clock_ns: int | None) -> None:
-        sample = self.sensors.arrived(name, message)
+        sample, true_ns = self.sensors.arrived(name, message), self.config.inputs[name].true_ns
         self.health.note_arrival(name, sample.frozen, undecodable=bool(sample.error))
         if name in self.collector.windows:
             if sample.events is None and not sample.error:
                 return              # triggers, or no time yet: nothing that a picture could be made of
             begin_ns, end_ns = packet_span(sample, message, self.config.event_period_sec)
-            self.collector.add_stream(name, begin_ns, end_ns, sample, now_ns, sample.nbytes, clock_ns)
+            self.collector.add_stream(name, true_ns(begin_ns), true_ns(end_ns), sample, now_ns, sample.nbytes, clock_ns)
         else:
-            self.collector.add(name, stamp_ns(message.header), sample, now_ns, sample.nbytes, clock_ns)
+            self.collector.add(name, true_ns(stamp_ns(message.header)), sample, now_ns, sample.nbytes, clock_ns)
 
     def _learn(self, role: str, message, clock_ns: int | None) -> None:
         try:

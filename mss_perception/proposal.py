@@ -259,7 +259,7 @@ def samples_of(survey: Survey, config: Config) -> dict[str, Samples]:
                 begin = round(topic.median("begin_ns") or 0)
                 end = max(round(topic.median("end_ns") or 0), begin + round(1e9 * config.event_period_sec))
                 span = begin, end
-            found[name] = Samples(topic.stamps, topic.received, *span)
+            found[name] = Samples([one.true_ns(stamp) for stamp in topic.stamps], topic.received, *span)
     return found
 
 

@@ -45,8 +45,8 @@ def subscribed(config: Config) -> Iterator[Topic]:
             yield Topic(one.info_topic, INFO, SENSOR_QOS, 5, f"intrinsics of {name}, of the unrectified image, pixels; "
                         "binning and region of interest are applied")
     yield Topic(config.odometry_topic, ODOMETRY, SENSOR_QOS, 100,
-                "pose of the vehicle, or of a sensor on it, in the fixed frame, metres: for the deskew and for sets whose "
-                "samples differ in time; ignored while tf moves it")
+                "pose of the vehicle, or of a sensor on it, in the fixed frame, metres: for the deskew and for sets "
+                "whose samples differ in time; ignored while tf moves it")
     yield Topic(config.tf_topic, TF, SENSOR_QOS, 100, "poses that change", needs="tf2_msgs")
     yield Topic(config.tf_static_topic, TF, LATCHED_QOS, 100, "mounting of the sensors", needs="tf2_msgs")
 
@@ -100,7 +100,8 @@ MASK_VALUES = {
     "queue, preprocess, inference, postprocess, publish, stamp_to_publish",
 }
 MASK_INPUT_VALUES = {
-    "stamp": "of the sample, ns", "stamp_delta": "stamp - offset - t_ref, ns", "age": "of a held sample, ns",
+    "stamp": "of the sample, less `clock_offset_sec`, ns", "stamp_delta": "stamp - offset - t_ref, ns",
+    "age": "of a held sample, ns",
     "coverage": "share of the event window that was received, 0 to 1", "reason": "why the sample is INVALID",
     "frozen": "true when the payload is the one before's, bit by bit",
     "points, no_return, points_in_image, deskewed": "LiDAR, radar: returns, points without one, returns in the image, "
@@ -162,8 +163,11 @@ def topics_page(config: Config) -> str:
         "are of all. A set is then accounted for once for each view: outputs + drops by reason = ticks x views.", "",
         "Two cameras with a node each: start it in two namespaces (`namespace:=left` of the launch files), which move "
         "the sensors' topics and the outputs of each.", "",
-        "The stamp of each output is the reference time of its set, so outputs of one set join by equal stamps; the "
-        "frame is the target camera's optical frame. /diagnostics and ~/label_info are stamped with the node's clock.",
+        "The stamp of each output is the reference time of its set, so outputs of one set join by equal stamps: the "
+        "stamp of the sample that opened it, less its input's `clock_offset_sec` and `offset_sec`. Where the camera "
+        "opens the sets and both are 0, as by default, that is the image's own stamp; else an output is earlier than "
+        "its image by the two, and right for look-ups in tf. The frame is the target camera's optical frame. "
+        "/diagnostics and ~/label_info are stamped with the node's clock.",
         "", "## ~/modality_mask", "",
         "The first status is the set's (`modality_mask`); its message is the mask, such as `rgb+lidar`. Its values:",
         "", *table(("value", "meaning"), code_first(MASK_VALUES)), "",

@@ -142,7 +142,9 @@ class Replay:
                 yield topic, receive_ns, message
 
     def _output(self, output: Output) -> None:
-        truth = None if output.dropped else self.truth.at(output.t_ref_ns, output.epoch)
+        # Labels have the stamps of the target camera's images.
+        labelled_ns = output.t_ref_ns + self.config.inputs[output.view].clock_offset_ns
+        truth = None if output.dropped else self.truth.at(labelled_ns, output.epoch)
         if truth is not None:
             self._check_truth(truth, output.labels)
         self.run.add(output, truth)

@@ -75,7 +75,7 @@ class ExpectedMasks:
 
     def _expected(self, name: str, t_ref_ns: int) -> bool | None:
         one = self.config.inputs[name]
-        centre = t_ref_ns + round(one.offset_sec * SECOND)
+        centre = t_ref_ns + round(one.offset_sec * SECOND) + one.clock_offset_ns
         tolerance = round(one.tolerance_sec * SECOND)
         if modality_of(name) == "event":
             # Stamps are where packets begin; the last before t_ref reaches to within the tolerance.
@@ -102,7 +102,7 @@ class ExpectedMasks:
                 start, end = fault.start_sec * SECOND, fault.end_sec * SECOND
                 spans += [(start, start + period), (end, end + recovery)]
         if self.all_stamps[name]:
-            begin = self.all_stamps[name][0] - self.start_ns
+            begin = self._first_ns(name) - self.start_ns
             if self._comes_late(name):
                 spans.append((begin, begin + recovery))
             elif modality_of(name) == "event":
@@ -114,9 +114,12 @@ class ExpectedMasks:
 
     def _comes_late(self, name: str) -> bool:
         """Whether missing_after sets may have gone without the input before its very first sample."""
-        first = min(stamps[0] for stamps in self.all_stamps.values() if stamps)
+        first = min(self._first_ns(one) for one, stamps in self.all_stamps.items() if stamps)
         awaited_sec = (self.config.inputs[name].missing_after - 1) / self.config.collector.tick_rate_hz
-        return self.all_stamps[name][0] - first > awaited_sec * SECOND
+        return self._first_ns(name) - first > awaited_sec * SECOND
+
+    def _first_ns(self, name: str) -> int:
+        return self.config.inputs[name].true_ns(self.all_stamps[name][0])
 
 
 def _concerned(fault: Fault, config: Config) -> set[str]:

@@ -37,6 +37,7 @@ from mss_perception.messages import (
     stamp_ns,
 )
 from mss_perception.messages.images import read_pixels
+from mss_perception.projection import Motion
 from mss_perception.radar import Echoes, RadarLane, cloud_detections, polar_detections
 from mss_perception.rectify import Rectification
 from mss_perception.transforms import TransformMissing, Transforms
@@ -282,16 +283,19 @@ class Sensors:
         frame, lane, level = self._frame(name, message, camera), self._lane(view, "depth"), None
         if self.encodings["depth"].name == "hha":
             level = level_of(self.transforms, to, self.config.base_frame, t_ref_ns)
-        if frame == to:     # one device: a few milliseconds of driving are not worth a registration
+        config = self.config.inputs[name]
+        apart_ns = abs(config.true_ns(stamp_ns(message.header)) - t_ref_ns)
+        if frame == to and apart_ns <= nanoseconds(config.tolerance_sec):
+            # One device: a few milliseconds of driving are not worth a registration. A held image is older.
             return Seen(lane, lane(pixels, camera, np.eye(4), level))
-        motion, _ = self.transforms.moved(to, frame, None, stamp_ns(message.header), t_ref_ns)
+        motion, _ = self.moved(name, to, frame, message, None, t_ref_ns)
         return Seen(lane, lane(pixels, camera, motion.T[0], level))
 
     def _lidar(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: View) -> Seen:
         config, cloud = self.config.inputs[name], decode_cloud(state.payload.message)
         frame = self._frame(name, state.payload.message)
-        motion, deskewed = self.transforms.moved(self._frame_of(view), frame, point_times_ns(cloud, config.time_unit),
-                                                 cloud.stamp_ns, t_ref_ns)
+        motion, deskewed = self.moved(name, self._frame_of(view), frame, state.payload.message,
+                                      point_times_ns(cloud, config.time_unit), t_ref_ns)
         lane = self._lane(view, "lidar")
         returns = lane.locate(cloud, motion, deskewed, config.intensity_max)
         if (share := returns.figures.get("intensity_clipped")) and name not in self._clipped:
@@ -306,8 +310,8 @@ class Sensors:
             found = cloud_detections(decode_cloud(message), config.intensity_min, config.intensity_max)
         else:
             found, times_ns = polar_detections(decode_image(message), self.encodings["radar"].params["max_m"])
-        motion, deskewed = self.transforms.moved(self._frame_of(view), self._frame(name, message), times_ns,
-                                                 stamp_ns(message.header), t_ref_ns)
+        motion, deskewed = self.moved(name, self._frame_of(view), self._frame(name, message), message, times_ns,
+                                      t_ref_ns)
         lane = self._lane(view, "radar")
         return Seen(lane, lane.locate(found, motion, deskewed))
 
@@ -317,10 +321,20 @@ class Sensors:
         camera = self._camera(name, cameras)
         T = self.transforms.lookup(self._frame_of(view), self._frame(name, None, camera))
         lane = self._lane(view, "event", camera, T, self.config.event_plane_depth_m)
-        offset_ns = nanoseconds(self.config.inputs[name].offset_sec)
-        # The collector has chosen the packets; the lane sees these and no others, live and in replay alike.
+        config = self.config.inputs[name]
+        # The collector has chosen the packets; the lane sees these and no others, live and in replay alike, and asks
+        # them by their driver's clock.
         packets = [sample.events for sample in state.payload]
-        return Seen(lane, lane(packets, t_ref_ns + offset_ns, state.stamp_ns, state.coverage))
+        return Seen(lane, lane(packets, t_ref_ns + nanoseconds(config.offset_sec) + config.clock_offset_ns,
+                               state.stamp_ns + config.clock_offset_ns, state.coverage))
+
+    def moved(self, name: str, target: str, frame: str, message, times_ns: np.ndarray | None,
+              t_ref_ns: int) -> tuple[Motion, bool]:
+        """Transforms.moved of what an input has measured. times_ns: per point, by the driver's clock as the stamp."""
+        config = self.config.inputs[name]
+        if times_ns is not None and config.clock_offset_ns:
+            times_ns = times_ns - config.clock_offset_ns
+        return self.transforms.moved(target, frame, times_ns, config.true_ns(stamp_ns(message.header)), t_ref_ns)
 
     def _camera(self, name: str, cameras: Mapping[str, Camera]) -> Camera:
         if name not in cameras:

@@ -77,12 +77,12 @@ def show(bag: str | Path, config: Config, at_sec: float | None = None, turn_deg:
 
     image, settings, target = (min(images, key=lambda one: abs(stamp_ns(one.header) - moment)), config.inputs[lidar],
                                sensors.cameras[camera])
-    t_ref = stamp_ns(image.header)
-    offset = round(settings.offset_sec * SECOND)
-    cloud = decode_cloud(min(clouds, key=lambda one: abs(stamp_ns(one.header) - offset - t_ref)))
+    t_ref = config.inputs[camera].true_ns(stamp_ns(image.header))
+    due = t_ref + round(settings.offset_sec * SECOND)
+    message = min(clouds, key=lambda one: abs(settings.true_ns(stamp_ns(one.header)) - due))
+    cloud = decode_cloud(message)
     frame = (settings.frame_id or cloud.frame_id).lstrip("/")
-    motion, _ = sensors.transforms.moved(target.frame_id, frame, point_times_ns(cloud, settings.time_unit),
-                                         cloud.stamp_ns, t_ref)
+    motion, _ = sensors.moved(lidar, target.frame_id, frame, message, point_times_ns(cloud, settings.time_unit), t_ref)
     motion = Motion(motion.T @ turned(turn_deg), motion.knot)
 
     pixels = decode_image(image)

@@ -495,6 +495,23 @@ def test_clocks_that_differ_are_noticed(tmp_path):
     assert any("depth: stamps on" in note and "ahead" in note and "synchronise" in note for note in report["notes"])
 
 
+def test_a_clock_that_the_configuration_corrects_is_no_offset(tmp_path):
+    """Nor is it ahead, or what is proposed upon it."""
+    def ahead(role, message):
+        if role == "depth":
+            message.header.stamp.sec += 5
+        return message
+
+    path = tmp_path / "config.yaml"
+    path.write_text("depth: {clock_offset_sec: 5.0}\n")
+    _, report = checked(rig_bag(tmp_path / "bag", change=ahead), tmp_path, "--config", path, "--write",
+                             tmp_path / "written.yaml")
+    assert not any("depth: stamps on" in note for note in report["notes"])
+    assert report["offsets"]["depth"]["offset_sec"] == pytest.approx(0, abs=1e-6)
+    assert "depth.offset_sec" not in report["proposal"]
+    assert Config.from_yaml(tmp_path / "written.yaml").inputs["depth"].clock_offset_sec == 5.0
+
+
 def test_a_bag_that_was_converted_measures_no_latency(tmp_path):
     def told(bag: Path) -> bool:
         return any("the deadline cannot be measured" in note for note in checked(bag, tmp_path)[1]["notes"])

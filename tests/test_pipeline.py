@@ -737,6 +737,84 @@ def test_a_refined_mounting_is_not_replaced_in_silence(runtime, tmp_path, caplog
     assert pipeline.diagnostics()["warnings"] == ({f"{role}_replaced": 1} if told else {})
 
 
+def driven(stream, absolute=False) -> list:
+    """The first second of the stream from a vehicle at 20 m/s. absolute: the points' own times are seconds since 1970,
+    not after the stamp."""
+    def drive(message):
+        message.pose = copy.deepcopy(message.pose)
+        message.pose.pose.position.x = 20 * (messages.stamp_ns(message.header) - boxes.START_NS) / SECOND
+        return message
+
+    def timed(message):
+        cloud = messages.decode_cloud(message)
+        columns = {name: cloud.field(name) for name in ("x", "y", "z", "intensity")}
+        columns["timestamp"] = cloud.stamp_ns / SECOND + cloud.field("time").astype(np.float64)
+        return messages.encode_cloud(TYPES, columns, cloud.stamp_ns, cloud.frame_id)
+
+    first = [one for one in stream if one[1] < boxes.START_NS + SECOND]
+    return changed(changed(first, "odom", drive), "lidar", timed if absolute else lambda message: message)
+
+
+def stamped_late(stream, name: str, late_ns: int) -> list:
+    """The stream as a driver gives it whose clock is ahead, or who stamps on arrival: header and absolute times."""
+    def late(message):
+        message = with_stamp(message, messages.stamp_ns(message.header) + late_ns)
+        if name == "lidar" and "timestamp" in (cloud := messages.decode_cloud(message)).names:
+            columns = {one: cloud.field(one) for one in cloud.names}
+            columns["timestamp"] = columns["timestamp"] + late_ns / SECOND
+            message = messages.encode_cloud(TYPES, columns, cloud.stamp_ns, cloud.frame_id)
+        return message
+    return changed(stream, name, late)
+
+
+@pytest.mark.parametrize(("name", "absolute", "late_sec"), [
+    ("lidar", False, 0.05), ("lidar", True, 0.05), ("lidar", False, 37.0), ("depth", False, 0.05), ("rgb", False, 0.05),
+    ("event", False, 0.05), ("event", False, -0.3)])
+def test_a_drivers_clock_is_corrected_by_one_number(stream, runtime, name, absolute, late_sec):
+    """Sets, pictures and stamps are those of a driver that stamps rightly, from a vehicle that moves."""
+    right = driven(stream, absolute)
+    expected, _ = outputs_of(right, runtime)
+    late = stamped_late(right, name, round(late_sec * SECOND))
+    outputs, _ = outputs_of(late, runtime, **{f"{name}.clock_offset_sec": late_sec})
+    assert len(outputs) == len(expected) >= 8 and any(all(one.mask.values()) for one in expected)
+    for found, one in zip(outputs, expected, strict=True):
+        assert (found.t_ref_ns, found.mask, found.inputs, found.extrapolated_ns) == (
+            one.t_ref_ns, one.mask, one.inputs, one.extrapolated_ns)
+        assert found.images.keys() == one.images.keys()
+        for modality, image in one.images.items():
+            np.testing.assert_array_equal(found.images[modality], image)
+        np.testing.assert_array_equal(found.labels, one.labels)
+
+
+def test_an_offset_for_matching_leaves_points_where_they_were_measured(stream, runtime):
+    """What a true phase asks for: the same clouds at the same poses, whether it is given or not."""
+    right = driven(stream)
+    plain, given = (outputs_of(right, runtime, **{"lidar.offset_sec": offset})[0] for offset in (0.0, 0.004))
+    late, _ = outputs_of(right, runtime, **{"lidar.clock_offset_sec": 0.02})
+    for one, other, moved in zip(plain[2:], given[2:], late[2:], strict=True):
+        np.testing.assert_array_equal(one.images["lidar"], other.images["lidar"])
+        assert (one.images["lidar"] != moved.images["lidar"]).any()
+
+
+def test_an_output_has_the_time_of_measurement_as_its_stamp(stream, runtime):
+    """Not the image's stamp, where its driver's is corrected: see docs/topics.md."""
+    outputs, _ = outputs_of(driven(stream), runtime, **{"rgb.clock_offset_sec": 0.03, "rgb.offset_sec": 0.01})
+    stamps = {messages.stamp_ns(message.header) for role, _, message in stream if role == "rgb"}
+    of_images = [one for one in outputs if one.mask["rgb"]]
+    assert len(of_images) >= 8
+    for one in of_images:
+        assert one.t_ref_ns + 40_000_000 in stamps and one.t_ref_ns not in stamps
+        assert one.inputs["rgb"]["stamp"] == one.t_ref_ns + 10_000_000
+
+
+@pytest.mark.parametrize("name", ["lidar", "event"])
+def test_a_stamp_that_was_never_set_is_none_whatever_the_clock(stream, runtime, name):
+    unset = changed(driven(stream), name, lambda message: with_stamp(message, 0))
+    _, pipeline = outputs_of(unset, runtime, **{f"{name}.clock_offset_sec": -0.05})
+    counters = pipeline.collector.status()["inputs"][name]
+    assert counters["received"] and counters["zero"] == counters["received"]
+
+
 def test_a_reason_lives_as_long_as_its_cause(stream, runtime):
     """Invalid clouds, then none at all: it is gone, no longer invalid."""
     faults = FaultSchedule(["lidar:corrupt@0.3-1", "lidar:drop@1-"])

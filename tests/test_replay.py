@@ -101,6 +101,20 @@ def test_score_is_that_of_the_labels_written(recording, tmp_path):
     assert metrics["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
 
 
+def test_labels_are_found_by_the_clock_of_the_camera_that_they_are_of(recording, tmp_path):
+    """Image and labels are stamped by a clock that is 0.13 s ahead: more than a frame."""
+    def ahead(topic, message):
+        if topic in ("/image", "/labels"):
+            stamp = messages.stamp_ns(message.header) + 130_000_000
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+        return message
+
+    late = without(recording[0], tmp_path / "bag", ahead), recording[1]
+    found = run(late, tmp_path / "late", values={"rgb.clock_offset_sec": 0.13})
+    expected = run(recording, tmp_path / "right")
+    assert found["confusion"] == expected["confusion"] and found["frames"] == expected["frames"]
+
+
 def test_output_bag_carries_the_record_of_every_set_dropped_ones_included(recording, tmp_path):
     run(recording, tmp_path, ["depth:drop@0.5-1.2"], values={"min_modalities": 4}, write_bag=True)
     records = {record["t_ref"]: record for record in without_latency(frames(tmp_path))}

@@ -121,6 +121,13 @@ def test_offset_shifts_where_samples_are_looked_for():
     assert expected_of([], {**STAMPS, "rgb": late}, **{"rgb.offset_sec": 0.05})(4.0)["rgb"]
 
 
+def test_a_clock_offset_shifts_them_too():
+    late = [stamp + SECOND // 20 for stamp in TEN_HZ]
+    assert expected_of([], {**STAMPS, "rgb": late}, **{"rgb.clock_offset_sec": 0.05})(4.0)["rgb"]
+    both = {"rgb.clock_offset_sec": 0.06, "rgb.offset_sec": -0.01}
+    assert expected_of([], {**STAMPS, "rgb": late}, **both)(4.0)["rgb"]
+
+
 def test_sensors_that_are_not_there_or_disabled_are_expected_absent():
     assert expected_of([], {"rgb": TEN_HZ})(4.0) == {"rgb": True, "depth": False, "event": False, "lidar": False}
     assert expected_of([], **{"depth.enabled": False})(4.0)["depth"] is False

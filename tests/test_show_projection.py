@@ -109,3 +109,21 @@ def test_points_move_by_the_times_that_the_configuration_reads(tmp_path):
         show_projection.show(tmp_path / "moving", Config.from_mapping({"lidar.time_unit": unit}), 0.5)[0]
         for unit in ("auto", "s", "none"))
     assert np.array_equal(auto, seconds) and not np.array_equal(auto, none)
+
+
+def test_points_and_image_are_shown_by_corrected_clocks(tmp_path):
+    """Both drivers' clocks are ahead, each by its own, of a vehicle that moves."""
+    late_ns = {"/points": 50_000_000, "/image": 30_000_000}
+    with BagWriter(tmp_path / "right") as right, BagWriter(tmp_path / "late") as late:
+        for topic, time_ns, message in read_bag(boxes.write_bag(tmp_path / "bag", seconds=1.0)):
+            if topic == "/odom":
+                message.pose.pose.position.x = 20 * (stamp_ns(message.header) - boxes.START_NS) / 1e9
+            right.write(topic, message, time_ns)
+            if topic in late_ns:
+                stamp = stamp_ns(message.header) + late_ns[topic]
+                message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
+            late.write(topic, message, time_ns)
+    offsets = {"lidar.clock_offset_sec": 0.05, "rgb.clock_offset_sec": 0.03}
+    expected = show_projection.show(tmp_path / "right", Config(), 0.5)[0]
+    assert np.array_equal(show_projection.show(tmp_path / "late", Config.from_mapping(offsets), 0.5)[0], expected)
+    assert not np.array_equal(show_projection.show(tmp_path / "late", Config(), 0.5)[0], expected)
