@@ -6,8 +6,7 @@ event_camera_msgs/EventPacket, where a packet means nothing without those before
 When a packet's events happened is only known by the camera's clock; header.stamp is the host's, when the driver got the
 first of the data in it. So the stamp goes with the sensor time that a packet begins with, as event_camera_renderer has
 it too; but with the time that it ends with for libcaer's encodings, whose driver sends each piece of data that it gets
-as one message. What remains is the time that the data takes from the camera to the host: input
-clock_offset_sec.
+as one message. What remains is the time that the data takes from the camera to the host: the input's clock_offset_sec.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ class Sensors:
             return ""
         if reason not in self._ignored:
             self._ignored.add(reason)
-            log.warning("odometry is ignored: %s; odometry_topic: \"\" if that is meant", reason)
+            log.warning("odometry is ignored: %s. If that is meant, odometry_topic may be empty", reason)
         return "ignored"
 
     def _replaced(self, role: str, message) -> bool:
