@@ -17,7 +17,7 @@ from mss_perception.stress import inside, report
 from mss_perception.stress.damage import DAMAGES, OF_INFOS
 from mss_perception.stress.inside import Run, Tally, Witness
 from mss_perception.stress.live_judge import StormJudge
-from mss_perception.stress.live_storm import LiveStorm
+from mss_perception.stress.live_storm import CLOCK, LiveStorm
 from mss_perception.stress.storm import Storm
 
 SECONDS, RATE = 12, 3.0     # of a storm; the phase that has begun is played to its end
@@ -239,10 +239,11 @@ def test_the_judge_of_live_storms_notices(recorded, change, invariant):
     assert invariant in judged(recorded, change)
 
 
-def test_what_this_machine_did_is_excused(recorded):
-    """A sensor's own process was late: its samples are missing, and nobody is to blame."""
+@pytest.mark.parametrize("who", ["lidar", CLOCK])
+def test_what_this_machine_did_is_excused(recorded, who):
+    """A sensor's own process was late, or /clock's: samples are missing, and nobody is to blame."""
     late = SimpleNamespace(storm=recorded.storm, start_ns=0, lines=lambda name: [
-        [{"tau": 0, "late_ms": 0.0}] + [{"tau": k * 10**9, "late_ms": 99.0} for k in range(1, 90)]])
+        [{"tau": 0, "late_ms": 0.0}] + [{"tau": k * 10**9, "late_ms": 99.0} for k in range(1, 90) if name == who]])
     records = json.loads(json.dumps(recorded.records))
     without_lidar(records)
     verdict = StormJudge(late, records, [])()

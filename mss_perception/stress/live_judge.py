@@ -4,8 +4,8 @@ Nobody knows when a message arrived in the node, so less can be decided than ins
 epochs, each sample one that was sent and within its tolerance, the mask, frame and size of the labels, the sums. In a
 calm that has settled: what works is in each set and what does not in none, costs no wait, and is INVALID where it is
 broken; sets come without gaps; diagnostics name a publisher of another QoS or type. There a set is excused, and counted
-so, when this machine was the cause: when a sensor's process was late with publishing, or the node's counters say that
-one of its messages was lost, evicted or late.
+so, when this machine was the cause: when the process of a sensor was late with publishing, or that of /clock (stamps
+are then ahead of it), or the node's counters say that one of its messages was lost, evicted or late.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from mss_perception import live_checks, messages
 from mss_perception.config import absolute, modality_of
 from mss_perception.faults import SECOND
 from mss_perception.stress.inside import Tally
+from mss_perception.stress.live_storm import CLOCK
 from mss_perception.stress.storm import GOOD, LATE, SILENT, WILD, Phase
 from mss_perception.stress.verdict import Verdict
 
@@ -50,7 +51,7 @@ class StormJudge:
         self.tick_ns = SECOND / self.config.collector.tick_rate_hz
         self.planned = self._planned()
         self.began = {name: [lines[0]["tau"] for lines in played.lines(name) if lines] for name in self.sensors}
-        self.trouble = {name: self._late(name) + self._counted(name) for name in self.sensors}
+        self.trouble = {name: self._late(name) + self._late(CLOCK) + self._counted(name) for name in self.sensors}
 
     def __call__(self) -> Verdict:
         calms = [self._calm(record) for record in self.records]
