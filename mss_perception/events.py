@@ -15,6 +15,9 @@ from mss_perception.messages import EventPicture, Events
 # The look-up table is as large as both images: a hostile camera_info must not fill the memory.
 MAX_CAMERA_PIXELS = 1 << 22     # of an event camera: 2048 x 2048, as far as EVT 3.0 can address
 MAX_GRID_PIXELS = 1 << 23       # of the network's images: 4K
+# More than this share of events outside of the image: it is another sensor's. Events all over a sensor with twice the
+# pixels have half outside; a few may be a decoder's or a bus's faults.
+TOO_MANY_OUTSIDE = 0.5
 
 
 class EventLane:
@@ -93,6 +96,9 @@ class EventLane:
         figures = {"events": total - outside, "on": on, "off": total - outside - on}
         if outside:
             figures["outside"] = outside
+        if outside > TOO_MANY_OUTSIDE * total:
+            raise LaneInvalid(f"{outside} of {total} events lie outside of the {self.camera.width} x "
+                              f"{self.camera.height} pixels of camera_info: is it that of this event camera?")
         if lost := sum(one.lost or 0 for one in packets if one.begin_ns > begin_ns):
             figures["lost_packets"] = lost
         return counts, figures

@@ -21,6 +21,7 @@ class HandOver:
         self.abandoned = False      # the work did not end in time: what comes of it counts no more
         self._waiting: deque[tuple[float, SensorSet]] = deque()
         self._busy = self._closed = False
+        self._began = 0.0           # when the work on the newest set did, on the steady clock
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._loop, name="inference", daemon=True)
         self._thread.start()
@@ -40,6 +41,11 @@ class HandOver:
         """Until no set waits or is in work, or the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not (self._waiting or self._busy))
+
+    def working_sec(self) -> float:
+        """For how long the set in work has been; 0 when there is none."""
+        with self._changed:
+            return time.monotonic() - self._began if self._busy else 0.0
 
     def close(self, patience_sec: float) -> int:
         """End the thread when it has done the set in work, for which it has patience_sec. Returns how many sets were
@@ -61,7 +67,7 @@ class HandOver:
                 if self._closed:
                     return
                 handed_over, sensor_set = self._waiting.popleft()
-                self._busy = True
+                self._busy, self._began = True, time.monotonic()
             self.work(sensor_set, 1e3 * (time.perf_counter() - handed_over))
             with self._changed:
                 self._busy = False

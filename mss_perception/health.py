@@ -16,6 +16,10 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 300        # sets over which the summary gives percentiles
 RATE_SEC = 5.0          # over which it gives the rate of outputs
+# The network hangs when a set has been in work for longer than all of these: the first, so many tick periods, and so
+# many of the usual (p95) times of inference. Its first set it may compile for, for minutes (torch-compile).
+HANGS_SEC, HANGS_TICKS, HANGS_INFERENCES = 2.0, 3, 3
+FIRST_SEC = 300.0
 REJECTED = {            # the collector's name -> what it means and what to do
     "zero": "stamps are zero; the driver must set header.stamp",
     "inverted": "packets end before they begin; check the events' times",
@@ -28,16 +32,18 @@ REJECTED = {            # the collector's name -> what it means and what to do
 class Health:
     """Notes of what happens to messages and sets; warnings are logged when something begins, not each time.
 
-    views: view -> its inputs. warnings: a Counter of what went wrong without costing a set, by name.
+    views: view -> its inputs. tick_sec: between two sets. warnings: a Counter of what went wrong without costing a
+    set, by name.
     """
 
-    def __init__(self, views: Mapping[str, Sequence[str]], tick_source: Sequence[str]):
-        self.views, self.tick_source = views, tick_source
+    def __init__(self, views: Mapping[str, Sequence[str]], tick_source: Sequence[str], tick_sec: float):
+        self.views, self.tick_source, self.tick_sec = views, tick_source, tick_sec
         self.warnings: Counter = Counter()
         self.recent: deque[tuple[float, Output]] = deque(maxlen=REMEMBERED * len(views))    # when, without its arrays
         self._lock = threading.Lock()               # of `recent`, which another thread fills
         self._reasons: dict[tuple[str, str], str] = {}      # (input, view) -> why INVALID, as of the newest set
         self._frozen: set[str] = set()              # inputs whose newest payload is the one before's
+        self._told_unpublished = 0                  # outputs that were lost until the last summary
 
     # what happens ----------------------------------------------------------------------------------------------------
 
@@ -84,9 +90,9 @@ class Health:
 
     # what is said of it ----------------------------------------------------------------------------------------------
 
-    def summary(self, status: dict, silent: set[str]) -> dict:
+    def summary(self, status: dict, silent: set[str], working_sec: float) -> dict:
         """level, message, inputs, fps_out and latency_ms of the 1 Hz summary, out of the collector's status (which it
-        changes) and the inputs that are silent."""
+        changes), the inputs that are silent, and how long the network has worked on its set, 0 for none."""
         with self._lock:
             recent = list(self.recent)
         last = {output.view: output for _, output in recent}        # the newest of each view
@@ -101,10 +107,10 @@ class Health:
                             "state": "STALE" if name in silent else _newest_state(name, last),
                             "reason": self._reason(name) or ("" if active else _rejection(rejected)),
                             "rate_hz": 1e9 / one["period_ns"] if one["period_ns"] else 0.0}
-        level, message = self._level(inputs, last)
+        latencies = scoring.latencies([vars(output) for _, output in recent if not output.dropped])
+        level, message = self._no_output(working_sec, latencies) or self._level(inputs, last)
         return {"level": level, "message": message, "inputs": inputs,
-                "fps_out": (len(times) - 1) / (now - times[0]) if len(times) > 1 else 0.0,
-                "latency_ms": scoring.latencies([vars(output) for _, output in recent if not output.dropped])}
+                "fps_out": (len(times) - 1) / (now - times[0]) if len(times) > 1 else 0.0, "latency_ms": latencies}
 
     def _reason(self, name: str) -> str:
         """Why an input is INVALID, and in which views if it is not the same in all; '' when it is in none."""
@@ -113,6 +119,19 @@ class Health:
         if len(reasons) == len(views) and len(set(reasons.values())) == 1:
             return reasons[views[0]]
         return "; ".join(f"in the view of {view}: {reason}" for view, reason in reasons.items())
+
+    def _no_output(self, working_sec: float, latencies: Mapping[str, Mapping[str, float]]) -> tuple[str, str] | None:
+        """Level and message when sets are opened and what is made of them gets lost; None otherwise."""
+        lost = self.warnings["output_errors"] - self._told_unpublished
+        self._told_unpublished += lost
+        if lost:
+            return "ERROR", f"outputs cannot be published: {lost} since the last message; the log says why"
+        inference_sec = latencies["inference"]["p95"] / 1e3 if "inference" in latencies else 0.0
+        if working_sec <= max(HANGS_SEC, HANGS_TICKS * self.tick_sec, HANGS_INFERENCES * inference_sec):
+            return None
+        if not inference_sec and working_sec < FIRST_SEC:
+            return "WARN", f"no output for {working_sec:.0f} s: the network is still at its first set; it may compile"
+        return "ERROR", f"no output for {working_sec:.0f} s: the network does not finish"
 
     def _level(self, inputs: dict[str, dict], last: Mapping[str, Output]) -> tuple[str, str]:
         active = [name for name, one in inputs.items() if one["active"]]

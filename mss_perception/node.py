@@ -39,7 +39,7 @@ from mss_models.checkpoint import DEFAULT_CHECKPOINT, CheckpointError
 from mss_models.runtime import OptionError, open_runtime
 from mss_perception import ros_compat, ros_params
 from mss_perception.calibration import CalibrationError
-from mss_perception.config import ConfigError
+from mss_perception.config import Config, ConfigError
 from mss_perception.faults import SECOND
 from mss_perception.pipeline import Output, Pipeline
 from mss_perception.ros_diagnostics import Diagnostics
@@ -98,7 +98,7 @@ class SegmentationNode(LifecycleNode):
         except ConfigError:
             leave(self)
             raise
-        ros_params.follow_changes(self, self.config)
+        ros_params.follow_changes(self, self.config, self._check_fits)
         self.log = RosLog(self.get_logger())
         logging.getLogger("mss_perception").addHandler(self.log)
         logging.getLogger("mss_perception").setLevel(logging.INFO)
@@ -145,6 +145,11 @@ class SegmentationNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self.get_logger().info(f"{name} done")
         return TransitionCallbackReturn.SUCCESS
+
+    def _check_fits(self, config: Config) -> None:
+        """Raise ConfigError for parameters that the running pipeline cannot serve."""
+        if self.pipeline:
+            self.pipeline.check_modalities(config.collector.min_modalities)
 
     def _configure(self) -> None:
         config = self.config

@@ -31,6 +31,9 @@ MESSAGES = {        # how the summary's text begins or goes on -> what to do
     "/clock",
     "no reference": "no input of `tick_source` lives, so no set opens: restart one, or name the living ones there",
     "sets are dropped": "the reasons are below",
+    "no output for": "the network, or the device that it runs on, hangs: restart the node; if it comes again, look at "
+    "the device (`nvidia-smi`, the kernel's log). At its first set a network may compile, for minutes",
+    "outputs cannot be published": "the log has the traceback: a bug or a full disk or memory; please report it",
     "is published by": "a publisher with other QoS or another type: change it, `qos_overrides` or "
     "`<input>.message_type`",
 }
@@ -55,6 +58,7 @@ DROPPED = {
     "replaced": ("the network was busy and a newer set came", "load is shed so that delays do not grow: lower "
                  "`tick_rate_hz`, `width` and `height`, or take a faster device"),
     "reset": ("time jumped back while it was open", "once for each loop of a bag; else look at the clocks"),
+    "unpublished": ("an exception in publishing its output", "the log has the traceback; please report it"),
 }
 WARNINGS = {
     "<input>_undecodable": ("event packets that could not be decoded", "the input's status says why"),

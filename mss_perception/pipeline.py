@@ -26,11 +26,11 @@ from mss_perception.collector import Collector, SensorSet
 from mss_perception.config import Config, ConfigError, modality_of
 from mss_perception.hand_over import HandOver
 from mss_perception.health import Health
-from mss_perception.inputs import nanoseconds
+from mss_perception.inputs import InputState, nanoseconds
 from mss_perception.lane import LaneImage
 from mss_perception.messages import stamp_ns
 from mss_perception.output import Output, summary
-from mss_perception.sensors import INVALID_DATA, Seen, Sensors, View, joined, packet_span
+from mss_perception.sensors import INVALID_DATA, Sensors, View, joined, packet_span
 
 log = logging.getLogger(__name__)
 
@@ -63,13 +63,14 @@ class Pipeline:
         self.inputs = [one.name for one in inputs if one.enabled]
         self.views = {view: [one.name for one in inputs if one.name in names]
                       for view, names in config.views().items()}
-        self._check_inputs()
+        self._check_sources()
+        self.check_modalities(config.collector.min_modalities)
         encodings = {one: runtime.encodings[one] for one in map(modality_of, self.inputs)}
         self.sensors = Sensors(config, encodings, runtime.image_size)
         windows = {name: nanoseconds(float(encodings["event"].params.get("window_sec", 0.05)))
                    for name in self.inputs if modality_of(name) == "event"}
         self.collector = Collector(inputs, config.collector, self._on_set, windows, self._on_reset)
-        self.health = Health(self.views, config.collector.tick_source)
+        self.health = Health(self.views, config.collector.tick_source, 1 / config.collector.tick_rate_hz)
         self.warnings = self.health.warnings
         self._lock = threading.Lock()               # of the two counters, which two threads change
         self._outputs = 0
@@ -84,11 +85,14 @@ class Pipeline:
             room = 1 if config.collector.compute_policy == "latest" else config.collector.max_pending
             self._hand_over = HandOver(self._run, room)
 
-    def _check_inputs(self) -> None:
-        sources, needed = self.config.collector.tick_source, self.config.collector.min_modalities
+    def _check_sources(self) -> None:
+        sources = self.config.collector.tick_source
         if not set(sources) & set(self.inputs):
             raise ConfigError(f"tick_source {sources} has no input that is enabled and that the network knows; those "
                               f"are: {', '.join(self.inputs) or 'none'}")
+
+    def check_modalities(self, needed: int) -> None:
+        """Raise ConfigError when no set of a view can have so many, whose min_modalities that is or is to be."""
         for view, names in self.views.items():
             used = [name for name in names if name in self.inputs]
             kinds = set(map(modality_of, used))
@@ -185,7 +189,7 @@ class Pipeline:
         # Each matched sample becomes an image in every view that it is seen in; a view with too few is dropped.
         for view, names in self.views.items():
             started = time.perf_counter()
-            output = Output.empty(sensor_set, view, names)
+            output = self._empty(sensor_set, view, names, cameras)
             output.extrapolated_ns = extrapolated_ns
             images = self._images(output, sensor_set, cameras)
             output.images = {modality: one.image for modality, one in images.items()}
@@ -214,6 +218,14 @@ class Pipeline:
             output.latency_ms["postprocess"] = 1e3 * (time.perf_counter() - started)
         return outputs
 
+    @staticmethod
+    def _empty(sensor_set: SensorSet, view: str, names: Sequence[str], cameras: Mapping[str, Camera]) -> Output:
+        """Output.empty, on the grid of the view's target camera if that is known: what is dropped has a place, too."""
+        output = Output.empty(sensor_set, view, names)
+        if camera := cameras.get(view):
+            output.camera, output.frame_id = camera, camera.frame_id
+        return output
+
     def _extrapolated(self, sensor_set: SensorSet) -> int:
         if (known_until := self.sensors.transforms.known_until()) is None:
             return 0
@@ -223,26 +235,37 @@ class Pipeline:
     def _images(self, output: Output, sensor_set: SensorSet, cameras: Mapping[str, Camera]) -> dict[str, LaneImage]:
         """Modality -> image in the output's view, whose mask and inputs are filled in; what cannot be used is INVALID,
         with the reason."""
-        seen: dict[str, list[Seen]] = {}
+        states, seen, images = {}, {}, {}
         for name in output.inputs:
-            state = replace(sensor_set.inputs[name])            # each view judges for itself
+            states[name] = state = replace(sensor_set.inputs[name])     # each view judges for itself
             if not state.present:
                 self.health.note_valid(name, output.view)
                 continue
-            samples = state.payload if isinstance(state.payload, tuple) else (state.payload,)
-            frozen = any(sample.frozen for sample in samples)
             try:
-                one = self.sensors.see(name, state, sensor_set.t_ref_ns, cameras, output.view)
+                seen.setdefault(modality_of(name), {})[name] = self.sensors.see(
+                    name, state, sensor_set.t_ref_ns, cameras, output.view)
             except INVALID_DATA as error:
-                state.invalidate(str(error))
-                self.health.note_invalid(name, output.view, str(error))
-                output.inputs[name] = summary(state)
+                self._invalidate(output, name, state, error)
+        for modality, inputs in seen.items():
+            try:
+                images[modality] = joined(list(inputs.values()))
+            except INVALID_DATA as error:       # all of them together show nothing
+                for name in inputs:
+                    self._invalidate(output, name, states[name], error)
                 continue
-            self.health.note_valid(name, output.view)
-            output.inputs[name].update(one.figures, **({"frozen": True} if frozen else {}))
-            output.mask[name] = True
-            seen.setdefault(modality_of(name), []).append(one)
-        return {modality: joined(several) for modality, several in seen.items()}
+            for name, one in inputs.items():
+                self.health.note_valid(name, output.view)
+                payload = states[name].payload
+                frozen = any(sample.frozen for sample in (payload if isinstance(payload, tuple) else (payload,)))
+                output.inputs[name].update(one.figures, **({"frozen": True} if frozen else {}))
+                output.mask[name] = True
+        return images
+
+    def _invalidate(self, output: Output, name: str, state: InputState, error: Exception) -> None:
+        """The sample of an input cannot be used in the output's view."""
+        state.invalidate(str(error))
+        self.health.note_invalid(name, output.view, str(error))
+        output.inputs[name] = summary(state)
 
     def _infer(self, outputs: Sequence[Output], views: Mapping[str, View]) -> None:
         """Labels and confidences of views of the same sizes, as one batch."""
@@ -255,8 +278,6 @@ class Pipeline:
             {name: np.array([name in one.images for one in outputs]) for name in modalities},
             output_size=(camera.height, camera.width))
         for output, labels, confidence in zip(outputs, result.labels, result.confidence, strict=True):
-            output.camera = views[output.view].camera
-            output.frame_id = output.camera.frame_id
             output.labels, output.confidence = labels, confidence
             output.latency_ms["inference"] = 1e3 * (time.perf_counter() - started)
 
@@ -282,7 +303,8 @@ class Pipeline:
                 outputs = self.process(sensor_set)
             except Exception as error:  # a bug or a device's failure costs this set, never the node
                 self._log_error(sensor_set, error)
-                outputs = [Output.empty(sensor_set, view, names) for view, names in self.views.items()]
+                cameras = self.sensors.cameras
+                outputs = [self._empty(sensor_set, view, names, cameras) for view, names in self.views.items()]
                 for output in outputs:
                     output.dropped = "error"
             if self._hand_over and self._hand_over.abandoned:
@@ -290,16 +312,17 @@ class Pipeline:
             for output in outputs:
                 if queued_ms is not None:
                     output.latency_ms["queue"] = queued_ms
+                if not self._hand_on(output) and not output.dropped:
+                    output.dropped = "unpublished"
                 self._count(output.dropped or "")
-            for output in outputs:
-                self._hand_on(output)
         except Exception as error:  # of `done`, and of on_output in replay
             if self.synchronous:
                 self._failure = error
             else:
                 log.exception("set at %d failed", sensor_set.t_ref_ns)
 
-    def _hand_on(self, output: Output) -> None:
+    def _hand_on(self, output: Output) -> bool:
+        """Whether the caller took it."""
         started = time.perf_counter()
         try:
             self.on_output(output)
@@ -308,9 +331,10 @@ class Pipeline:
                 raise
             self.warnings["output_errors"] += 1
             log.exception("output at %d failed", output.t_ref_ns)
-            return
+            return False
         output.latency_ms.setdefault("publish", 1e3 * (time.perf_counter() - started))
         self.health.note_output(output)
+        return True
 
     def _log_error(self, sensor_set: SensorSet, error: Exception) -> None:
         """With its traceback; not again and again when every set fails alike."""
@@ -352,7 +376,8 @@ class Pipeline:
     def diagnostics(self) -> dict:
         """Everything for the 1 Hz summary. `level` is 'OK', 'WARN', 'ERROR' or 'STALE', `message` says why."""
         status = self.collector.status()
-        return {**self.health.summary(status, self.collector.silent(self._now_ns)),
+        working_sec = self._hand_over.working_sec() if self._hand_over else 0.0
+        return {**self.health.summary(status, self.collector.silent(self._now_ns), working_sec),
                 "model_id": self.runtime.model_id, "epoch": status["epoch"], "tick_source": status["tick_source"],
                 "ticks": self.ticks, "outputs": self.outputs, "dropped": dict(self.dropped),
                 "warnings": {name: n for name, n in list(self.warnings.items()) if n}}

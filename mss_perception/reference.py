@@ -208,8 +208,9 @@ def parameters_page(config: Config) -> str:
     return "\n".join([
         "# Parameters", "", GENERATED, "",
         "The node reads them from a ROS 2 parameter file, and replay and check (`--config`) from the same file. Wrong "
-        "values end the node at its start, all of them named. `ros2 param describe /mss_perception NAME` says the "
-        "same as this page. `python -m mss_perception.check BAG --write config.yaml` writes a file to start from.", "",
+        "values end the node at its start, all of them named; a double may be written as an integer. `ros2 param "
+        "describe /mss_perception NAME` says the same as this page. `python -m mss_perception.check BAG --write "
+        "config.yaml` writes a file to start from.", "",
         "## Of the node", "", *table(head, general), "",
         "## Of each input", "", "`<input>` is one of the names in `inputs`. What stands before the first underscore of "
         f"a name is its modality, one of {', '.join(DEFAULTS)}, whose defaults it has; where defaults are named by "

@@ -6,10 +6,12 @@ import copy
 import dataclasses
 import re
 import sys
+from collections.abc import Callable
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from mss_perception.config import Config, ConfigError
 from mss_perception.parameter_file import ROS_ONLY
@@ -30,8 +32,11 @@ def declare(node: Node) -> tuple[bool, Config]:
     def take(parameters) -> None:
         for name, default, declaration in parameters:
             try:
-                given = node.declare_parameter(name, default, descriptor(default, declaration))
-                config.set(name, given.value)
+                given = given_at_start(node).get(name)
+                integer = is_double_as_integer(given, default)
+                config.set(name, node.declare_parameter(
+                    name, float(given.value) if integer else default, descriptor(default, declaration),
+                    ignore_override=integer).value)
             except (ParameterException, ConfigError) as error:  # go on: a user wants to see all of them at once
                 problems[name] = str(error)
 
@@ -48,8 +53,7 @@ def unlisted(node: Node, config: Config) -> dict[str, str]:
     and nothing tells what was given in it.
     """
     known, problems, foreign = {name for name, *_ in config.parameters()}, {}, []
-    # Not public, but there is no other way to what was given and not declared.
-    for name in sorted(getattr(node, "_parameter_overrides", {})):
+    for name in sorted(given_at_start(node)):
         if name in known or name.partition(".")[0] in ROS_ONLY or node.has_parameter(name):
             continue
         if config.is_foreign(name):
@@ -62,6 +66,16 @@ def unlisted(node: Node, config: Config) -> dict[str, str]:
     if foreign:
         node.get_logger().warning(config.ignored(foreign))
     return problems
+
+
+def given_at_start(node: Node) -> dict[str, Parameter]:
+    """What was given by files and on the command line, declared or not. There is no public way to it."""
+    return getattr(node, "_parameter_overrides", {})
+
+
+def is_double_as_integer(given: Parameter | None, default) -> bool:
+    """Whether a double is written without its point (`tick_rate_hz: 10`), which rclpy refuses and replay takes."""
+    return isinstance(default, float) and given is not None and given.type_ == Parameter.Type.INTEGER
 
 
 def one_line(error: Exception) -> str:
@@ -87,9 +101,16 @@ def descriptor(default, declaration: dataclasses.Field) -> ParameterDescriptor:
     return result
 
 
-def follow_changes(node: Node, config: Config) -> None:
-    """Let the runtime parameters be changed: refuse what does not fit the others, else write it into `config`."""
-    known = {name for name, *_ in config.parameters()}
+def follow_changes(node: Node, config: Config, fits: Callable[[Config], None]) -> None:
+    """Let the runtime parameters be changed: refuse what does not fit the others, else write it into `config`.
+
+    fits(config): raises ConfigError for what the work that is going on cannot be given.
+    """
+    known = {name: default for name, default, _ in config.parameters()}
+
+    def convert(parameters) -> list[Parameter]:
+        return [Parameter(one.name, Parameter.Type.DOUBLE, float(one.value))
+                if is_double_as_integer(one, known.get(one.name)) else one for one in parameters]
 
     def check(parameters) -> SetParametersResult:
         trial = copy.deepcopy(config)
@@ -97,7 +118,7 @@ def follow_changes(node: Node, config: Config) -> None:
             for one in parameters:
                 if one.name in known:
                     trial.set(one.name, one.value)
-            trial.validate()
+            fits(trial.validate())
         except ConfigError as error:
             return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -108,5 +129,6 @@ def follow_changes(node: Node, config: Config) -> None:
                 config.set(one.name, one.value)
                 node.get_logger().info(f"{one.name} is now {one.value}")
 
+    node.add_pre_set_parameters_callback(convert)
     node.add_on_set_parameters_callback(check)
     node.add_post_set_parameters_callback(apply)

@@ -372,9 +372,19 @@ def kept(last: dict, key, make: Callable[[], object]):
 
 
 def joined(seen: Sequence[Seen]) -> LaneImage:
-    """The image of all inputs of one modality in one view. Cameras never share one; points are drawn here, together."""
-    first = seen[0]
-    return first.part if isinstance(first.part, LaneImage) else first.lane.draw([one.part for one in seen])
+    """The image of all inputs of one modality in one view. Cameras never share one; points are drawn here, together.
+
+    Raises LaneInvalid when LiDARs have returns and none of them lies in the view: a blank picture would tell the
+    network that nothing is there. One of several may see nothing of a view, as a rear one of the front. So may radars,
+    whose detections are few.
+    """
+    first, parts = seen[0], [one.part for one in seen]
+    if isinstance(first.part, LaneImage):
+        return first.part
+    if isinstance(first.part, Returns) and not any(len(one.points.index) for one in parts):
+        raise LaneInvalid(f"none of {sum(one.points.returns for one in parts)} returns lies in the camera's view: check"
+                          f" the mounting, from the LiDAR's frame to {first.lane.target.frame_id!r}")
+    return first.lane.draw(parts)
 
 
 def payload_of(message):

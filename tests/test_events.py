@@ -88,9 +88,15 @@ def test_no_events_is_a_valid_empty_image():
 
 
 def test_events_outside_the_sensor_are_not_counted():
-    packets = [one_event(x, y, 90 * MS) for x, y in ((48, 0), (0, 32), (65535, 65535), (47, 31))]
+    packets = [one_event(x, y, 90 * MS) for x, y in ((48, 0), (0, 32), (65535, 65535), *[(47, 31)] * 3)]
     result = lane()(packets, 100 * MS)
-    assert (result.figures["events"], result.figures["outside"]) == (1, 3) and result.image[31, 47, 0] == 40
+    assert (result.figures["events"], result.figures["outside"]) == (3, 3) and result.image[31, 47, 0] == 120
+    assert result.image.sum() == 120
+
+
+def test_events_of_a_larger_sensor_are_invalid():
+    with pytest.raises(LaneInvalid, match=r"^\d+ of 400 events lie outside of the 48 x 32 pixels of camera_info"):
+        lane()([packet(0, 60, 90, 400, width=96, height=64), packet(1, 0, 40, 400)], 100 * MS)
 
 
 def test_a_grid_pixel_shows_the_mean_of_its_event_pixels():

@@ -210,7 +210,7 @@ class Services:
 
 def test_lifecycle_under_traffic_and_parameters_at_run_time(start, peer):
     """Every transition comes among images, which the node must neither die of nor keep."""
-    node = start("autostart:=false")
+    node = start("autostart:=false", "inputs:=[rgb, depth, event, lidar, radar]")      # the network knows no radar
     services = Services(peer, lambda: [peer.camera() for _ in range(10)])
 
     def state() -> str:
@@ -240,9 +240,10 @@ def test_lifecycle_under_traffic_and_parameters_at_run_time(start, peer):
         assert change(Transition.TRANSITION_CLEANUP) and state() == "unconfigured"
 
     assert set_parameter("deadline_sec", type=3, double_value=0.2).successful
+    assert set_parameter("deadline_sec", type=2, integer_value=1).successful        # as one writes it
     refused = set_parameter("deadline_sec", type=3, double_value=-1.0)
     assert not refused.successful and "deadline_sec" in refused.reason
-    refused = set_parameter("min_modalities", type=2, integer_value=9)       # in range, but there are four inputs
+    refused = set_parameter("min_modalities", type=2, integer_value=9)       # in range, but there are five inputs
     assert not refused.successful and "min_modalities = 9" in refused.reason
     assert not set_parameter("tick_rate_hz", type=3, double_value=1.0).successful        # read-only
 
@@ -253,6 +254,8 @@ def test_lifecycle_under_traffic_and_parameters_at_run_time(start, peer):
     assert ranged.read_only and ranged.floating_point_range[0].to_value == 1000.0
 
     assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_ACTIVATE) and publishes()
+    refused = set_parameter("min_modalities", type=2, integer_value=5)
+    assert not refused.successful and "min_modalities = 5 exceeds the 4 modalities" in refused.reason
     # what is changed while active holds for the next set: two modalities are wanted, and there is but the camera
     assert set_parameter("min_modalities", type=2, integer_value=2).successful
     peer.listen("modality_mask")

@@ -78,7 +78,8 @@ def test_every_state_and_every_counter_of_an_input_is_explained():
 
 
 @pytest.mark.parametrize(("file", "function"), [
-    ("health", "_level"), ("ros_diagnostics", "publish"), ("ros_topics", "mismatch"), ("ros_topics", "loss_warning")])
+    ("health", "_level"), ("health", "_no_output"), ("ros_diagnostics", "publish"), ("ros_topics", "mismatch"),
+    ("ros_topics", "loss_warning")])
 def test_every_message_of_the_summary_is_explained(file, function):
     """Texts of more than a word, where they are made."""
     node = next(one for one in ast.walk(CODE[file]) if isinstance(one, ast.FunctionDef) and one.name == function)

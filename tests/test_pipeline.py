@@ -286,7 +286,7 @@ def test_a_camera_too_narrow_for_the_network_makes_its_view_invalid(stream, runt
         assert outputs[-1].inputs[name]["state"] == "INVALID"
         assert "at most 8192 on a side; is its camera_info right?" in outputs[-1].inputs[name]["reason"]
     outputs, _ = outputs_of(changed(stream, "rgb/info", changed_info), runtime, width=64, height=64)
-    assert outputs[-1].mask["lidar"], "the size may be configured"
+    assert "at most 8192" not in str(outputs[-1].inputs), "the size may be configured"
 
 
 def test_the_frame_of_the_target_camera_can_be_configured(stream, runtime):
@@ -306,6 +306,77 @@ def test_the_frame_of_the_target_camera_can_be_configured(stream, runtime):
         assert without[-1].mask == {"rgb": True, "depth": False, "event": False, "lidar": False}
         reason = without[-1].inputs["lidar"]["reason"]
         assert ("set rgb.frame_id" if not name else "no transform from frame 'lidar' to 'wrong'") in reason
+
+
+AHEAD, BACK = boxes.LIDAR, rigid.matrix([0, 0, 0], [0, 0, 1, 0]) @ boxes.LIDAR
+
+
+def lidars_at(mounts: dict[str, np.ndarray], stream) -> list:
+    """The stream with its cloud from each of these LiDARs, at their places on the vehicle."""
+    static = [("base_link", "camera_optical", boxes.OPTICAL), *(("base_link", *one) for one in mounts.items())]
+    result = [("tf_static", stream[0][1], messages.encode_transforms(TYPES, static, stream[0][1]))]
+    for role, now_ns, message in stream:
+        for name in mounts if role == "lidar" else ():
+            copied = copy.copy(message)
+            copied.header = copy.copy(message.header)
+            copied.header.frame_id = name
+            result.append((name, now_ns, copied))
+        if role not in ("lidar", "tf_static"):
+            result.append((role, now_ns, message))
+    return result
+
+
+@pytest.mark.parametrize(("mounts", "used"), [({"lidar": AHEAD, "lidar_rear": BACK}, True), ({"lidar": BACK}, False)])
+def test_lidars_that_see_nothing_of_the_view_are_invalid_unless_another_does(stream, runtime, mounts, used):
+    """A blank picture would tell the network that nothing is there."""
+    outputs, pipeline = outputs_of(lidars_at(mounts, stream), runtime, inputs=["rgb", *mounts], odometry_topic="",
+                                   **({"lidar_rear.topic": "/rear"} if "lidar_rear" in mounts else {}))
+    output = outputs[-1]
+    assert {name: output.mask[name] for name in mounts} == dict.fromkeys(mounts, used)
+    assert ("lidar" in output.images) == used and output.labels is not None
+    status = pipeline.diagnostics()
+    if used:
+        assert status["level"] == "OK" and output.inputs["lidar_rear"]["points_in_image"] == 0
+        return
+    assert output.inputs["lidar"]["state"] == "INVALID" and "points" not in output.inputs["lidar"]
+    assert all(words in output.inputs["lidar"]["reason"] for words in (
+        "none of ", " returns lies in the camera's view: check the mounting", "'camera_optical'"))
+    assert status["level"] == "WARN" and "check the mounting" in status["message"]
+
+
+def test_a_lidar_that_sees_nothing_is_warned_of_once(stream, runtime, caplog):
+    outputs_of(lidars_at({"lidar": BACK}, stream), runtime, inputs=["rgb", "lidar"], odometry_topic="")
+    assert sum("none of" in one.getMessage() for one in caplog.records) == 1
+
+
+def test_each_view_judges_a_lidar_for_itself(stream, runtime):
+    """The second camera looks back."""
+    def behind(role, message):
+        message = copy.copy(message)
+        message.header = copy.copy(message.header)
+        message.header.frame_id = "behind"
+        return f"rgb_rear{role.removeprefix('rgb')}", message
+
+    turned = messages.encode_transforms(TYPES, [("camera_optical", "behind", rigid.matrix([0, 0, 0], [0, 1, 0, 0]))], 1)
+    both = [("tf_static", stream[0][1], turned)]
+    for role, now_ns, message in stream:
+        both.append((role, now_ns, message))
+        if role in ("rgb", "rgb/info"):
+            role, message = behind(role, message)
+            both.append((role, now_ns, message))
+    outputs = []
+    pipeline = Pipeline(Config.from_mapping({
+        "inputs": ["rgb", "rgb_rear", "lidar"], "target_cameras": ["rgb", "rgb_rear"], "rgb_rear.topic": "/rear",
+        "rgb_rear.info_topic": "/rear_info", "odometry_topic": ""}), runtime, outputs.append, synchronous=True)
+    feed(pipeline, both)
+    assert {output.view: output.mask["lidar"] for output in outputs[-2:]} == {"rgb": True, "rgb_rear": False}
+    assert "in the view of rgb_rear: none of" in pipeline.diagnostics()["inputs"]["lidar"]["reason"]
+
+
+def test_a_dropped_set_has_the_frame_of_its_camera(stream, runtime):
+    faults = FaultSchedule(["rgb:drop@0.5-", "depth:drop@0.5-", "event:drop@0.5-"])
+    dropped = outputs_of(faults.apply(stream, boxes.START_NS), runtime, min_modalities=2)[0][-1]
+    assert dropped.dropped == "below_min_modalities" and dropped.frame_id == "camera_optical"
 
 
 def test_a_new_calibration_moves_the_points(stream, runtime):
@@ -564,6 +635,10 @@ def test_a_failing_consumer_does_not_end_the_live_thread(stream, runtime):
     feed(pipeline, stream)
     pipeline.close()
     assert len(seen) > 8 and pipeline.warnings["output_errors"] == len(seen)
+    assert pipeline.outputs == 0 and pipeline.dropped == {"unpublished": pipeline.ticks}
+    status = pipeline.diagnostics()
+    assert (status["level"], status["message"].partition(":")[0]) == ("ERROR", "outputs cannot be published")
+    assert pipeline.diagnostics()["level"] == "OK"      # none since
 
 
 def test_in_replay_a_failing_consumer_is_the_callers_error(stream, runtime):
@@ -604,6 +679,44 @@ def test_closing_does_not_wait_for_a_network_that_hangs(stream, runtime):
     gate.go.set()
     thread.join(30)
     assert not thread.is_alive() and not outputs and (dict(pipeline.dropped), pipeline.outputs) == (dropped, 0)
+
+
+def test_a_network_that_hangs_is_an_error_and_one_that_starts_slowly_is_none(stream, runtime):
+    """Its time of inference is that of the sets that it has done; only of the first nothing is known."""
+    _, pipeline = outputs_of(stream, runtime)
+    fresh = Pipeline(Config(), runtime, print, synchronous=True)
+
+    feed(fresh, stream)
+    fresh.health.recent.clear()
+
+    def level(pipeline: Pipeline, working_sec: float, tick_sec: float = 0.1) -> str:
+        pipeline.health.tick_sec = tick_sec
+        status = pipeline.collector.status()
+        return pipeline.health.summary(status, set(), working_sec)["level"]
+
+    assert level(pipeline, 1.9) == "OK" and level(pipeline, 2.1) == "ERROR"
+    assert level(pipeline, 14.0, 5.0) == "OK" and level(pipeline, 16.0, 5.0) == "ERROR"
+    for _, output in pipeline.health.recent:
+        output.latency_ms["inference"] = 3000.0
+    assert level(pipeline, 8.0) == "OK" and level(pipeline, 10.0) == "ERROR"
+    assert level(fresh, 200.0) == "WARN" and level(fresh, 400.0) == "ERROR" and level(fresh, 0.0) == "OK"
+
+
+def test_live_the_set_that_the_network_hangs_at_is_told(stream, runtime, monkeypatch):
+    monkeypatch.setattr("mss_perception.health.HANGS_SEC", 0.0)
+    gate = Gate(runtime)
+    pipeline = Pipeline(Config.from_mapping({"tick_rate_hz": 1000}), gate, lambda output: None, synchronous=False)
+    assert "no output" not in pipeline.diagnostics()["message"]
+    for role, now_ns, message in stream:
+        pipeline.poll(now_ns)
+        pipeline.receive(role, message, now_ns)
+    assert gate.entered.wait(30)
+    threading.Event().wait(0.01)        # three ticks and more
+    assert "the network is still at its first set" in pipeline.diagnostics()["message"]
+    gate.go.set()
+    pipeline.flush(now_ns)
+    assert pipeline.diagnostics()["level"] == "OK"
+    pipeline.close()
 
 
 def test_diagnostics_tell_the_state_in_figures(stream, runtime):

@@ -6,6 +6,7 @@ import pytest
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: there is nothing to run")
 from rclpy.node import Node  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 
 from mss_perception import check, node, ros_params  # noqa: E402
 from mss_perception.config import Config, ConfigError  # noqa: E402
@@ -21,7 +22,9 @@ def declared():
         context = rclpy.Context()
         rclpy.init(args=["--ros-args", *arguments], context=context)
         started.append(Node("mss_perception", context=context, enable_rosout=False))
-        return ros_params.declare(started[-1])
+        result = ros_params.declare(started[-1])
+        declare.node = started[-1]
+        return result
 
     yield declare
     for one in started:
@@ -79,6 +82,50 @@ def test_replay_reads_a_parameter_file_as_the_node_does(declared, tmp_path, text
     file.write_text(text)
     _, config = declared("--params-file", str(file))
     assert config == Config.from_yaml(file) != Config()
+
+
+@pytest.mark.parametrize("text", [
+    "{tick_rate_hz: 4, lidar: {offset_sec: -1}, deadline_sec: 0.5}", "{tick_rate_hz: 0}", "{lidar: {offset_sec: 2}}",
+    "{width: 8.0}", "{tick_rate_hz: true}"])
+def test_a_double_may_be_written_as_an_integer_in_the_node_as_in_replay(declared, tmp_path, text):
+    file = tmp_path / "parameters.yaml"
+    file.write_text(f"mss_perception: {{ros__parameters: {text}}}")
+    try:
+        expected = Config.from_yaml(file)
+    except ConfigError:
+        with pytest.raises(ConfigError):
+            declared("--params-file", str(file))
+        return
+    assert declared("--params-file", str(file))[1] == expected
+    assert type_of(declared.node, "tick_rate_hz") == type_of(declared.node, "lidar.offset_sec") == "DOUBLE"
+    assert declared("-p", "tick_rate_hz:=4")[1].collector.tick_rate_hz == 4.0
+
+
+def type_of(node: Node, name: str) -> str:
+    return node.get_parameter(name).type_.name
+
+
+def test_a_double_may_be_set_as_an_integer_at_run_time(declared):
+    _, config = declared()
+    ros_params.follow_changes(declared.node, config, lambda config: None)
+
+    def set_to(value) -> bool:
+        return declared.node.set_parameters([Parameter("deadline_sec", value=value)])[0].successful
+
+    assert set_to(2) and config.collector.deadline_sec == 2.0
+    assert type_of(declared.node, "deadline_sec") == "DOUBLE"
+    assert not set_to(-1) and not set_to(11) and not set_to("2") and not set_to(True)
+    assert config.collector.deadline_sec == 2.0
+
+
+def test_a_change_that_the_running_pipeline_cannot_serve_is_refused_with_its_reason(declared):
+    def fits(config: Config) -> None:
+        raise ConfigError(f"not {config.collector.min_modalities}")
+
+    _, config = declared()
+    ros_params.follow_changes(declared.node, config, fits)
+    result, = declared.node.set_parameters([Parameter("min_modalities", value=2)])
+    assert (result.successful, result.reason, config.collector.min_modalities) == (False, "not 2", 1)
 
 
 def test_parameters_of_ros_itself_are_no_mistakes(declared):

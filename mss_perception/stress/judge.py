@@ -247,6 +247,8 @@ class Judge:
         verdicts = [one.truth.valid for one in entries]
         if not placed or not fits or False in verdicts:
             return False
+        if modality == "event" and any(one.truth.size != own[:2] for one in entries):
+            return None         # they do not tell their size: too many may lie outside of the image
         return None if None in verdicts else True
 
     def _check_picture(self, output: Output) -> None:
