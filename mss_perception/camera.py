@@ -121,6 +121,10 @@ class Camera:
         whole = cls(width - width % bin_x, height - height % bin_y, K, model, tuple(D), msg.header.frame_id.lstrip("/"))
         return whole if bin_x == bin_y == 1 else whole.scaled(whole.width // bin_x, whole.height // bin_y)
 
+    def in_frame(self, frame_id: str) -> Camera:
+        """The same camera with its data in another frame; itself when none is named."""
+        return replace(self, frame_id=frame_id) if frame_id else self
+
     def scaled(self, width: int, height: int) -> Camera:
         """The same view on another pixel grid; pixel corners, not centres, stay where they are."""
         scale = np.diag([width / self.width, height / self.height, 1.0])

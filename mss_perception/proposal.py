@@ -141,13 +141,15 @@ def choose_topics(survey: Survey, proposal: Proposal) -> None:
 # --------------------------------------------------------------------------------------------------------- calibration
 
 def known_cameras(survey: Survey, config: Config) -> dict[str, Camera]:
-    """Intrinsics by input as the node would know them. Raises CalibrationError."""
+    """Intrinsics by input as the node would know them, in the frames that the configuration names. Raises
+    CalibrationError."""
     cameras = dict(calibration.load(config.calibration_file).cameras) if config.calibration_file else {}
     for name, one in config.inputs.items():
         info = topic_of(survey, one.info_topic)
         if info and info.camera:
             cameras[name] = info.camera
-    return cameras
+    return {name: camera.in_frame(config.inputs[name].frame_id) if name in config.inputs else camera
+            for name, camera in cameras.items()}
 
 
 def tf_topics(config: Config) -> set[str]:
@@ -216,7 +218,8 @@ def choose_calibration(survey: Survey, proposal: Proposal) -> None:
         if twin:        # depth that is registered to the colour camera, say
             proposal.same_as[name] = twin.name
         if guess := twin.camera if twin else nominal_camera(survey, config, name):
-            proposal.guesses[name] = cameras[name] = guess
+            proposal.guesses[name] = guess
+            cameras[name] = guess.in_frame(config.inputs[name].frame_id)
     proposal.gaps = sorted({(target, frame) for frame, target, _ in unconnected(survey, config, cameras).values()})
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -199,7 +199,7 @@ class Sensors:
     def _placed(self, name: str, camera: Camera) -> Camera:
         """The camera in the frame that the configuration names, if it does."""
         frame = self.config.inputs[name].frame_id.lstrip("/") if name in self.config.inputs else ""
-        return replace(camera, frame_id=frame) if frame else camera
+        return camera.in_frame(frame)
 
     def arrived(self, name: str, message) -> Sample:
         """A data message, before the collector gets it: notice a repeated payload, decode a stream's packet."""

@@ -321,6 +321,25 @@ def test_a_frame_without_transform_is_named_with_its_target(tmp_path):
     assert (status, report["missing"]) == (0, [])
 
 
+@pytest.mark.parametrize(("said", "configured", "words"), [
+    ("wrong", "camera_optical", ""),
+    ("camera_optical", "camera_opticl", "lidar: frame 'lidar' has no transform to 'camera_opticl'")])
+def test_the_frame_that_is_configured_counts_as_in_the_node(tmp_path, network, said, configured, words):
+    def renamed(role, message):
+        if role in ("rgb", "rgb/info"):
+            message.header.frame_id = said
+        return message
+
+    bag = rig_bag(tmp_path / "bag", change=renamed)
+    config = write_config(tmp_path / "config.yaml", Config.from_mapping(
+        {"inputs": ["rgb", "lidar"], "rgb.frame_id": configured, "rgb.topic": NAMES["rgb"],
+         "rgb.info_topic": NAMES["rgb/info"], "lidar.topic": NAMES["lidar"], "odometry_topic": NAMES["odom"]}))
+    status, report = checked(bag, tmp_path, "--config", config)
+    assert status == (1 if words else 0) and words in "".join(report["missing"]), report["missing"]
+    used = [record["mask"]["lidar"] for record in replayed(bag, config, tmp_path, network)]
+    assert any(used) == (not words)
+
+
 def test_a_transform_that_is_refused_leaves_the_others_of_its_message(tmp_path):
     def broken(role, message):
         for one in message.transforms if role == "/tf_static" else ():
