@@ -25,7 +25,8 @@ MESSAGES = {        # how the summary's text begins or goes on -> what to do
     "running without": "degraded, as the table below says: see the inputs that are named, each has a status of its own",
     "repeats an identical payload": "a camera or driver that hangs while it goes on stamping: restart it. The pictures "
     "are used until then",
-    "nobody publishes": "start the driver, or set `<input>.topic`; `enabled: false` for a sensor that is not there",
+    "nobody publishes": "start the driver, or set `<input>.topic`; `enabled: false` for a sensor that is not there. "
+    "In the status of odometry, tf or a camera_info: needed or not, as it says",
     "loses messages": "the text names the cure; [install.md](install.md), Large messages",
     "no input": "nothing timely comes from anywhere: drivers, network, `ROS_DOMAIN_ID`, clocks; under use_sim_time, "
     "/clock",

@@ -52,7 +52,9 @@ def subscribed(config: Config) -> Iterator[Topic]:
 
 
 PUBLISHED = (
-    Topic("~/segmentation", IMAGE, OUTPUT_QOS, 5, "mono8: label id of every pixel, at the target camera's full size",
+    Topic("~/segmentation", IMAGE, OUTPUT_QOS, 5, "mono8: label id of every pixel, at the target camera's full size. "
+          "255 (the label set's ignore id), with confidence 0, only under `undistort`: pixels that the network's "
+          "pinhole picture does not hold",
           "every set"),
     Topic("~/confidence", IMAGE, OUTPUT_QOS, 5, "mono8: confidence of the label, 255 = 1.0",
           "every set, while somebody subscribes"),
@@ -66,7 +68,8 @@ PUBLISHED = (
           "target camera's frame), label and confidence (uint8), rgb (as PCL packs it)",
           "every set with LiDAR, while somebody subscribes and publish_points is true"),
     Topic("~/modality_mask", DIAGNOSTICS, OUTPUT_QOS, 5, "which inputs the set used and why not the others: see below",
-          "every set, dropped ones included"),
+          "every set that reaches the network's stage, ones of too few modalities and errors included; what is "
+          "replaced, late, reset or closed before is counted in /diagnostics alone"),
     Topic("~/label_info", LABEL_INFO, LATCHED_QOS, 1, "names of the label ids", "once, at activation",
           "vision_msgs"),
     Topic("/diagnostics", DIAGNOSTICS, OUTPUT_QOS, 10, "health of node and inputs: see below",
@@ -131,7 +134,8 @@ TOPIC_VALUES = {
 LEVELS = {
     "OK": "all inputs are active",
     "WARN": "running degraded: an input is missing, messages are lost, a payload repeats",
-    "ERROR": "no reference, or fewer than min_modalities inputs, or a publisher with other QoS or type",
+    "ERROR": "no reference, fewer than min_modalities inputs, a network that hangs, outputs that cannot be published, "
+    "or a publisher with other QoS or type",
     "STALE": "no input at all",
 }
 
@@ -166,8 +170,8 @@ def topics_page(config: Config) -> str:
         "The stamp of each output is the reference time of its set, so outputs of one set join by equal stamps: the "
         "stamp of the sample that opened it, less its input's `clock_offset_sec` and `offset_sec`. Where the camera "
         "opens the sets and both are 0, as by default, that is the image's own stamp; else an output is earlier than "
-        "its image by the two, and right for look-ups in tf. The frame is the target camera's optical frame. "
-        "/diagnostics and ~/label_info are stamped with the node's clock.",
+        "its image by the two, and right for look-ups in tf. The frame is the target camera's optical frame, as far as "
+        "that is known. /diagnostics and ~/label_info are stamped with the node's clock.",
         "", "## ~/modality_mask", "",
         "The first status is the set's (`modality_mask`); its message is the mask, such as `rgb+lidar`. Its values:",
         "", *table(("value", "meaning"), code_first(MASK_VALUES)), "",
@@ -178,8 +182,9 @@ def topics_page(config: Config) -> str:
         "`mss_perception: segmentation` sums up. Its level:", "", *table(("level", "meaning"), code_first(LEVELS)), "",
         "Its values:", "", *table(("value", "meaning"), code_first(SUMMARY_VALUES)), "",
         "One more status per subscription (`mss_perception: lidar`, `mss_perception: rgb/info` ...). The namespace "
-        "stands before all of these names: `left/mss_perception: rgb`. The values of an input are those of its queue "
-        "as well:", "", *table(("value", "meaning"), code_first(TOPIC_VALUES)), "",
+        "stands before all of these names: `left/mss_perception: rgb`. That of a camera_info, odometry or tf says "
+        "when nobody publishes it, which is a WARN where a camera has no intrinsics at all. The values of an input are "
+        "those of its queue as well:", "", *table(("value", "meaning"), code_first(TOPIC_VALUES)), "",
         "## Services", "", *table(("services", "what for"), code_first(SERVICES)), "",
     ])
 

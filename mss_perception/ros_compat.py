@@ -3,7 +3,7 @@
 | part | where importable | elsewhere |
 | --- | --- | --- |
 | message_filters | base of `Subscriber` | the class below with the same two methods |
-| cv_bridge | makes the published images | messages.encode_image |
+| cv_bridge | makes the published images, if it can: it may be built for another NumPy | messages.encode_image |
 | sensor_msgs_py | makes the published clouds | messages.encode_cloud |
 | tf2_msgs | /tf and /tf_static are subscribed | extrinsics come from the parameter calibration_file |
 | vision_msgs | ~/label_info is published | it is not; the log lists the classes |
@@ -28,12 +28,24 @@ def optional(name: str) -> ModuleType | None:
     """The module, or None where it is not installed."""
     try:
         return importlib.import_module(name)
-    except (ImportError, AttributeError):  # AttributeError: a cv_bridge that was built for another NumPy
+    except ImportError:
         return None
 
 
+def working_cv_bridge() -> tuple[ModuleType | None, str]:
+    """(cv_bridge if it makes images, why not if it is there). One that was built for another NumPy fails where its
+    compiled part is loaded: at import, or not before an image is made."""
+    try:
+        module = importlib.import_module("cv_bridge")
+        module.CvBridge().cv2_to_imgmsg(np.zeros((1, 1), np.uint8), "mono8")
+    except Exception as error:  # SystemError, AttributeError ...: whatever it is, there is another way
+        absent = isinstance(error, ModuleNotFoundError) and error.name == "cv_bridge"
+        return None, "" if absent else f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return module, ""
+
+
 message_filters = optional("message_filters")
-cv_bridge = optional("cv_bridge")
+cv_bridge, cv_bridge_failure = working_cv_bridge()
 point_cloud2 = optional("sensor_msgs_py.point_cloud2")
 tf2_msgs = optional("tf2_msgs.msg")
 vision_msgs = optional("vision_msgs.msg")
@@ -112,4 +124,5 @@ def describe() -> str:
              "dvs_msgs": dvs_msgs, "prophesee_event_msgs": prophesee_event_msgs}
     used = ", ".join(name for name, module in parts.items() if module) or "none"
     missing = ", ".join(name for name, module in parts.items() if not module) or "none"
-    return f"ROS packages in use: {used}; not importable, so done otherwise or without: {missing}"
+    broken = f"; cv_bridge does not work here ({cv_bridge_failure})" if cv_bridge_failure else ""
+    return f"ROS packages in use: {used}; not importable, so done otherwise or without: {missing}{broken}"

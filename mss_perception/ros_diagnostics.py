@@ -11,6 +11,12 @@ from mss_perception.pipeline import Pipeline
 from mss_perception.ros_compat import TYPES
 from mss_perception.ros_topics import Topic
 
+TOLD_ELSEWHERE = ("state", "level", "reason", "received")       # in a status of a topic, not among its values
+COSTS = {       # role of a topic that nobody publishes -> what that costs
+    "odom": ": without it, or tf from fixed_frame, points are not moved to the time of their set",
+    "tf_static": ": sensors that are not in the target camera's frame need a calibration_file",
+}
+
 
 class Diagnostics:
     """Publishes what Pipeline.diagnostics and the subscriptions know."""
@@ -33,7 +39,8 @@ class Diagnostics:
                        if topic.role in inputs and not topic.publishers and not mismatch]
         hints = [f"nobody publishes {', '.join(unpublished)}"] if unpublished else []
         statuses = [self._summary(figures, list(filter(None, mismatches)), [*hints, *filter(None, losses)])]
-        statuses += [self._topic(topic, inputs.get(topic.role, {}), mismatch, loss)
+        wanting = {*pipeline.inputs, *pipeline.views} - set(pipeline.sensors.cameras)
+        statuses += [self._topic(topic, inputs.get(topic.role) or _no_input(topic, wanting), mismatch, loss)
                      for topic, mismatch, loss in zip(topics, mismatches, losses, strict=True)]
         now = self.node.get_clock().now().nanoseconds
         self.publisher.publish(DiagnosticArray(header=messages.encode_header(TYPES, now, ""), status=statuses))
@@ -75,15 +82,15 @@ class Diagnostics:
 
     def _topic(self, topic: Topic, figures: dict, mismatch: str, loss: str) -> DiagnosticStatus:
         """Received, lost and rate of a subscription and, for an input, what the collector knows of it."""
-        level = LEVELS[figures["state"]] if figures else "OK"
-        text = figures.get("reason") or figures.get("state", "OK")
+        level = figures.get("level") or LEVELS[figures["state"]]
+        text = figures.get("reason") or figures["state"]
         if mismatch:
             level, text = "ERROR", mismatch
         elif loss:
             level, text = "WARN" if level == "OK" else level, f"{text}; {loss}"
         values = {"topic": topic.name, "publishers": topic.publishers, "received": topic.loss.received,
                   "lost": topic.loss.lost, "fps_in": topic.loss.rate_hz,
-                  **{key: value for key, value in figures.items() if key not in ("state", "reason", "received")}}
+                  **{key: value for key, value in figures.items() if key not in TOLD_ELSEWHERE}}
         return self._status(topic.role, level, text, values)
 
     def _status(self, part: str, level: str, text: str, values: dict) -> DiagnosticStatus:
@@ -91,3 +98,18 @@ class Diagnostics:
 
     def destroy(self) -> None:
         self.node.destroy_lifecycle_publisher(self.publisher)
+
+
+def _no_input(topic: Topic, wanting: set[str]) -> dict[str, str]:
+    """Level and state of calibration or motion. wanting: inputs that are used and have no intrinsics.
+
+    Nobody need publish it, and a healthy robot must not WARN for ever: odometry and tf are asked for by default and a
+    robot may have neither, intrinsics may come from calibration_file or have been sent once. So the status says what it
+    costs; only a camera without intrinsics can do nothing and is warned of.
+    """
+    name, _, info = topic.role.partition("/")
+    if topic.publishers:
+        return {"level": "OK", "state": "OK"}
+    if info and name in wanting:
+        return {"level": "WARN", "state": f"nobody publishes it, and there is no camera {name!r} in calibration_file"}
+    return {"level": "OK", "state": f"nobody publishes it{COSTS.get(topic.role, '')}"}

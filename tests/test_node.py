@@ -126,6 +126,12 @@ def test_outputs_join_by_stamp_while_sensors_are_missing_and_a_bad_message_is_su
     assert 0 <= int(values["ticks"]) - int(values["outputs"]) - drops <= 2      # sets in work
     assert {"latency_ms.wait.p95", "latency_ms.inference.p95", "latency_ms.stamp_to_publish.p99"} <= set(values)
 
+    # a camera without intrinsics is warned of; odometry that a robot has not got is no fault
+    found = {name: peer.status(name) for name in ("rgb/info", "depth/info", "odom")}
+    assert {name: one.level for name, one in found.items()} == {"rgb/info": b"\0", "depth/info": b"\1", "odom": b"\0"}
+    assert found["rgb/info"].message == "OK" and found["odom"].message.startswith("nobody publishes it: without it")
+    assert found["depth/info"].message == "nobody publishes it, and there is no camera 'depth' in calibration_file"
+
     # what runs without two of its sensors says so in the log, not every second
     words = "running without depth, event; nobody publishes /depth/image, /events"
     assert peer.until(lambda: words in node.log.read_text(), act=both)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import pytest
@@ -143,6 +144,22 @@ def test_cv_bridge_makes_the_same_image_as_the_stand_in():
     real = ros_compat.image_message(pixels, "mono8", 5, "cam")
     own = encode_image(ros_compat.TYPES, pixels, "mono8", 5, "cam")
     assert (real.encoding, real.step, bytes(real.data)) == (own.encoding, own.step, bytes(own.data))
+
+
+@pytest.mark.parametrize(("source", "why"), [
+    ("raise SystemError('initialization of cv_bridge_boost failed')", "SystemError: initialization"),
+    ("import numpy.of_another_release", "ModuleNotFoundError"),
+    ("class CvBridge:\n    def cv2_to_imgmsg(self, *arguments):\n        raise AttributeError('_ARRAY_API not found')",
+     "AttributeError: _ARRAY_API not found")])
+def test_a_cv_bridge_of_another_numpy_is_done_without_and_told(monkeypatch, tmp_path, source, why):
+    (tmp_path / "cv_bridge.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
+    found, failure = ros_compat.working_cv_bridge()
+    monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
+    assert found is None and failure.startswith(why)
+    monkeypatch.setattr(ros_compat, "cv_bridge_failure", failure)
+    assert failure in ros_compat.describe()
 
 
 def test_message_filters_subscriber_hands_on_the_message_info_too():
