@@ -14,6 +14,8 @@ from launch import LaunchDescription
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 TRANSPORTS = "FASTDDS_BUILTIN_TRANSPORTS"
 LARGE_MESSAGES = "DEFAULT?sockets_size=16MB"
+RESPAWN_SEC = 2.0
+CLOCK_OF_PLAYER = {"true": ["--clock"], "false": ["--no-clock"], "": []}     # without either it reads the file, too
 
 ARGUMENTS = [
     DeclareLaunchArgument("config", default_value=str(CONFIG / "delivery.yaml"),
@@ -28,6 +30,10 @@ ARGUMENTS = [
     DeclareLaunchArgument("bag", default_value="",
                           description="Bag to play as the sensors; empty: real sensors publish. Without tf2 give "
                                       "calibration_file as well, or use replay.launch.py, which takes it from the bag"),
+    DeclareLaunchArgument("on_exit", default_value="", choices=["", "nothing", "shutdown", "respawn"],
+                          description="When the node ends: nothing, shutdown of all that was launched, also by a file "
+                                      "that includes this one, or respawn after 2 s; empty: shutdown with a bag, else "
+                                      "nothing"),
     DeclareLaunchArgument("viewer", default_value="none", choices=["none", "rviz", "foxglove"],
                           description="Start a viewer; foxglove: the bridge, load config/foxglove_layout.json there"),
     DeclareLaunchArgument("transports", default_value=EnvironmentVariable(TRANSPORTS, default_value=LARGE_MESSAGES),
@@ -39,21 +45,25 @@ ARGUMENTS = [
 
 
 def nodes(context) -> list:
-    given = {name: LaunchConfiguration(name).perform(context) for name in
-             ("config", "checkpoint", "calibration_file", "use_sim_time", "namespace", "bag", "viewer", "log_level")}
+    given = {name: LaunchConfiguration(name).perform(context) for name in (
+        "config", "checkpoint", "calibration_file", "use_sim_time", "namespace", "bag", "on_exit", "viewer",
+        "log_level")}
     # An argument that is not given must not hide what the parameter file says.
     overrides = {name: given[name] for name in ("checkpoint", "calibration_file") if given[name]}
     clock = {"use_sim_time": given["use_sim_time"] == "true"} if given["use_sim_time"] else {}
+    # A vehicle's bringup must not end with its segmentation; a replay is over without it.
+    on_exit = given["on_exit"] or ("shutdown" if given["bag"] else "nothing")
+    at_end = {"nothing": {}, "shutdown": {"on_exit": Shutdown(reason="the segmentation node ended")},
+              "respawn": {"respawn": True, "respawn_delay": RESPAWN_SEC}}[on_exit]
     actions = [Node(package="mss_perception", executable="segmentation_node", name="mss_perception",
                     namespace=given["namespace"], output="screen",
                     parameters=[given["config"], {**clock, **overrides}],
-                    arguments=["--ros-args", "--log-level", given["log_level"]],
-                    on_exit=Shutdown(reason="the segmentation node ended"))]
+                    arguments=["--ros-args", "--log-level", given["log_level"]], **at_end)]
     if given["bag"]:
         actions.append(Node(package="mss_perception", executable="player", namespace=given["namespace"],
                             output="screen",
                             arguments=[given["bag"], "--config", given["config"], "--wait", "120"]
-                            + (["--clock"] if clock.get("use_sim_time") else [])))
+                            + CLOCK_OF_PLAYER[given["use_sim_time"]]))
     if given["viewer"] == "rviz":
         actions.append(Node(package="rviz2", executable="rviz2", arguments=["-d", str(CONFIG / "mss_perception.rviz")],
                             parameters=[clock]))

@@ -52,7 +52,8 @@ def actions(context) -> list:
                 + [word for fault in given["faults"].split() for word in ("--fault", fault)])
     delivery = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(HERE / "delivery.launch.py")),
-        launch_arguments={"use_sim_time": "true", "bag": "", "calibration_file": str(calibration)}.items())
+        launch_arguments={"use_sim_time": "true", "bag": "", "on_exit": "shutdown",
+                          "calibration_file": str(calibration)}.items())
 
     def start(event, context) -> list:
         """What follows the calibration. Without it the LiDAR would have no place, and the cause would scroll away."""

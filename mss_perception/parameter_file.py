@@ -27,6 +27,17 @@ def read(path: str | Path) -> tuple[dict[str, Any], set[str]]:
 
     The file may be a plain mapping of the same names too. Raises ConfigError.
     """
+    values, shared = _read(path)
+    return {name: value for name, value in values.items() if name.partition(".")[0] not in ROS_ONLY}, shared
+
+
+def uses_sim_time(path: str | Path) -> bool:
+    """Whether our node takes its time from /clock by this file. Raises ConfigError."""
+    return _read(path)[0].get("use_sim_time") is True
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], set[str]]:
+    """As `read`, with those of ROS_ONLY."""
     try:
         content = yaml_file.load(path, "configuration", parameters=True)
     except yaml_file.YamlError as error:
@@ -55,7 +66,7 @@ def read(path: str | Path) -> tuple[dict[str, Any], set[str]]:
             shared = set(values) - own
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    return {name: value for name, value in values.items() if name.partition(".")[0] not in ROS_ONLY}, shared
+    return values, shared
 
 
 def _last(name: str) -> str:

@@ -27,6 +27,7 @@ from mss_perception.bags import BagSummary, bag_summary
 from mss_perception.config import Config
 from mss_perception.faults import KINDS, SECOND
 from mss_perception.options import at_least, number, positive
+from mss_perception.parameter_file import uses_sim_time
 from mss_perception.player import Timeline, calibration_of
 from mss_perception.ros_compat import TYPES, message_class
 from mss_perception.ros_params import one_line
@@ -143,9 +144,9 @@ def arguments() -> argparse.ArgumentParser:
                              + "; may be given several times")
     parser.add_argument("--seed", type=at_least(0), default=0, help="seed of the faults' randomness (default 0)")
     parser.add_argument("--topics", nargs="+", help="play only these topics of the bag")
-    parser.add_argument("--clock", action="store_true",
-                        help="publish /clock and keep the recorded stamps, for nodes with use_sim_time; otherwise "
-                             "stamps are moved to now")
+    parser.add_argument("--clock", action=argparse.BooleanOptionalAction,
+                        help="publish /clock and keep the recorded stamps, for nodes with use_sim_time (default: if "
+                             "--config sets that); otherwise stamps are moved to now")
     parser.add_argument("--rate", type=positive, default=1.0, help="speed, needs --clock (default 1)")
     parser.add_argument("--loops", type=at_least(1), default=1,
                         help="times to play the bag; stamps keep rising (default 1)")
@@ -163,11 +164,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     cut = given.index("--ros-args") if "--ros-args" in given else len(given)
     parser = arguments()
     options = parser.parse_args(given[:cut])
-    if options.rate != 1 and not options.clock:
-        parser.error(f"--rate {options.rate} needs --clock: without it, stamps are those of now")
     stop = threading.Event()    # not an exception, which would come anywhere, also inside of rclpy
     try:
         config = Config.from_yaml(options.config) if options.config else Config()
+        if options.clock is None:
+            options.clock = bool(options.config) and uses_sim_time(options.config)
+        if options.rate != 1 and not options.clock:
+            parser.error(f"--rate {options.rate} needs --clock: without it, stamps are those of now")
         bag = bag_summary(options.bag)
         if options.write_calibration:
             found = calibration_of(bag, config)

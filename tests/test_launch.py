@@ -14,6 +14,7 @@ try:
     # Not `import launch`: in the repository root that finds our own launch/ folder.
     from launch.actions import (
         DeclareLaunchArgument,
+        ExecuteProcess,
         IncludeLaunchDescription,
         RegisterEventHandler,
         SetEnvironmentVariable,
@@ -95,7 +96,34 @@ def test_use_sim_time_hides_the_parameter_files_only_when_it_is_given(given, mon
                                      **({"use_sim_time": given} if given else {}))
     words = command(node, context)
     assert any(f"use_sim_time: {given}" in word for word in words) == bool(given)
-    assert ("--clock" in command(player, context)) == (given == "true")
+    words = command(player, context)
+    # Without either the player does as the parameter file says, which it reads.
+    assert [word for word in words if "clock" in word] == {"true": ["--clock"], "false": ["--no-clock"], "": []}[given]
+    assert "--config" in words
+
+
+@pytest.mark.parametrize(("given", "at_end"), [
+    ({}, "nothing"), ({"bag": "/data/drive"}, "shutdown"), ({"on_exit": "shutdown"}, "shutdown"),
+    ({"bag": "/data/drive", "on_exit": "nothing"}, "nothing"), ({"on_exit": "respawn"}, "respawn")])
+def test_a_node_that_ends_takes_what_includes_it_along_only_when_asked(monkeypatch, tmp_path, given, at_end):
+    """Really launched, but for the programs: the node ends at once, and what was started beside it goes on, or not."""
+    starts, survived = tmp_path / "starts", tmp_path / "survived"
+    starts.touch()
+    program = tmp_path / "node"
+    program.write_text(f"#!/bin/sh\necho >> {starts}\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr("launch_ros.substitutions.ExecutableInPackage.perform", lambda *_: str(program))
+    source = PythonLaunchDescriptionSource(str(ROOT / "launch/delivery.launch.py"))
+    service = LaunchService()
+    wait, patience = (2 if at_end == "respawn" else 1), (60 if at_end == "shutdown" else 1)
+    until = f"while [ $(wc -l < {starts}) -lt {wait} ]; do sleep 0.1; done"
+    beside = ExecuteProcess(cmd=["sh", "-c", f"{until}; sleep {patience}; touch {survived}"], on_exit=[Shutdown()])
+    service.include_launch_description(LaunchDescription([
+        beside, IncludeLaunchDescription(source, launch_arguments=given.items())]))
+    service.run()
+    assert survived.exists() == (at_end != "shutdown")
+    if "bag" not in given:      # whose player is the same program
+        assert (len(starts.read_text().splitlines()) > 1) == (at_end == "respawn")
 
 
 @pytest.mark.parametrize(("returncode", "started"), [(0, [IncludeLaunchDescription, Node]), (2, [Shutdown])])

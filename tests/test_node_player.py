@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -147,6 +149,20 @@ def test_sigint_ends_a_player_that_waits_without_a_traceback(bag, tmp_path):
         player.wait_for("waiting for subscribers of /image", 60)
         assert player.interrupt()[0] == 0
     assert "Traceback" not in player.last_words() and "sent 0 messages" in player.last_words()
+
+
+@pytest.mark.parametrize(("arguments", "recorded"), [([], True), (["--no-clock"], False)])
+def test_a_player_gives_the_time_when_the_parameter_file_takes_it_from_clock(bag, tmp_path, monkeypatch, arguments,
+                                                                             recorded):
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing can be played")
+    from mss_perception import ros_player
+
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(live.free_domain()))
+    config, summary = tmp_path / "node.yaml", tmp_path / "player.json"
+    config.write_text("/**: {ros__parameters: {use_sim_time: true}}")
+    assert ros_player.main([str(bag.path), "--config", str(config), "--wait", "0", "--topics", "/camera_info",
+                            "--summary", str(summary), *arguments]) == 0
+    assert (json.loads(summary.read_text())["shift_ns"] == 0) == recorded
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

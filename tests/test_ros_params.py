@@ -10,6 +10,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 
 from mss_perception import check, node, ros_params  # noqa: E402
 from mss_perception.config import Config, ConfigError  # noqa: E402
+from mss_perception.parameter_file import uses_sim_time  # noqa: E402
 from mss_perception.ros_process import leave  # noqa: E402
 
 
@@ -126,6 +127,17 @@ def test_a_change_that_the_running_pipeline_cannot_serve_is_refused_with_its_rea
     ros_params.follow_changes(declared.node, config, fits)
     result, = declared.node.set_parameters([Parameter("min_modalities", value=2)])
     assert (result.successful, result.reason, config.collector.min_modalities) == (False, "not 2", 1)
+
+
+@pytest.mark.parametrize(("text", "simulated"), [
+    ("/**: {ros__parameters: {use_sim_time: true}}", True), ("mss_perception: {ros__parameters: {width: 8}}", False),
+    ("/**: {ros__parameters: {use_sim_time: true}}\nmss_perception: {ros__parameters: {use_sim_time: false}}", False),
+    ("other: {ros__parameters: {use_sim_time: true}}\n/*: {ros__parameters: {use_sim_time: false}}", False)])
+def test_a_player_reads_from_the_file_whose_time_the_node_takes(declared, tmp_path, text, simulated):
+    file = tmp_path / "parameters.yaml"
+    file.write_text(text)
+    declared("--params-file", str(file))
+    assert uses_sim_time(file) == declared.node.get_parameter("use_sim_time").value == simulated
 
 
 def test_parameters_of_ros_itself_are_no_mistakes(declared):
