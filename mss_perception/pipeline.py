@@ -43,8 +43,8 @@ class Pipeline:
 
     runtime: mss_models.runtime. on_output(output): called for every view of every set that was processed, dropped ones
     included (live: on the inference thread; a set that was replaced is only counted); live, one that it raises for is
-    counted as `unpublished`. done(t_ref_ns, epoch): for a resumed replay of one view: None to process the set, else what
-    it was counted as, '' for an output.
+    counted as `unpublished`. done(t_ref_ns, epoch): for a resumed replay of one view: None to process the set, else
+    what it was counted as, '' for an output.
 
     receive, poll, flush, reset and diagnostics belong to one thread. Counters: `ticks`, `outputs`, `dropped` by reason;
     after `flush`, outputs + sum(dropped) = ticks x views; `warnings`: what went wrong without costing a set, by name.
