@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import secrets
 import stat
 from pathlib import Path
 
 SHARED = stat.S_IWGRP | stat.S_IWOTH    # rights by which others than the owner may write
 
 
-def write_atomically(path: Path, content: bytes | memoryview | str) -> None:
-    """Writes a temporary file beside `path` and renames it to `path`.
+def write_atomically(path: Path, content: bytes | memoryview | str, private: bool = False) -> None:
+    """Writes a temporary file beside `path` and renames it to `path`. private: with rights for the user alone.
 
     Folders that are missing are made. Raises OSError that names `path` (disk full, say); what was there before stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Several machines may write to a shared disk, and containers have the same process ids.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700 if private else 0o777)
         try:
-            temporary.unlink(missing_ok=True)       # of a process that was killed
-            with open(temporary, "xb") as file:     # a new file, never through a link that somebody put there
+            # A new file, never through a link that somebody put there.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            handle = os.open(temporary, flags, 0o600 if private else 0o666)
+            with open(handle, "wb") as file:
                 file.write(content.encode() if isinstance(content, str) else content)
                 file.flush()
                 os.fsync(file.fileno())

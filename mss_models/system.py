@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +18,15 @@ SIZE_MULTIPLE = 32  # the deepest stride of every backbone
 
 class InputError(ValueError):
     """Images or present masks that break the contract. The message names the modality, the value and what is right."""
+
+
+def check_names(modalities: Iterable[str], images: Iterable[str], present: Iterable[str]) -> None:
+    """Raises InputError where the names of images and masks are not a network's, or an image has no mask."""
+    images, present = set(images), set(present)
+    if unknown := (images | present) - set(modalities):
+        raise InputError(f"modalities {sorted(unknown)} are not this network's; it has {list(modalities)}")
+    if unmasked := images - present:
+        raise InputError(f"present lacks {sorted(unmasked)}; give a (B,) bool mask for every image")
 
 
 class System(nn.Module):
@@ -95,12 +104,9 @@ class System(nn.Module):
 
     def _check(self, images: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> tuple[int, int]:
         """The common (H, W), or InputError."""
-        if unknown := (set(images) | set(present)) - set(self.modalities):
-            raise InputError(f"modalities {sorted(unknown)} are not this network's; it has {list(self.modalities)}")
+        check_names(self.modalities, images, present)
         if not images:
             raise InputError(f"no image is given; give at least one of {list(self.modalities)}")
-        if missing := set(images) - set(present):
-            raise InputError(f"present lacks {sorted(missing)}; give a (B,) bool mask for every image")
         first = next(iter(images))
         batch, _, height, width = images[first].shape if images[first].ndim == 4 else (0, 0, 0, 0)
         for name, image in images.items():

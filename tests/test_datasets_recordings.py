@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from boxes import HEIGHT, PERIOD_NS, START_NS, WIDTH, render, write_bag
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Writer
 
 from mss_models.labels import DELIVER
 from mss_models.modality import DEFAULT_ENCODINGS
 from mss_perception import messages
-from mss_perception.bags import BagWriter, read_bag
+from mss_perception.bags import BagWriter, read_bag, typestore
 from training.batches import make_batch, restricted
 from training.datasets.opening import open_dataset
 from training.datasets.recordings import Recordings
@@ -59,6 +60,22 @@ def test_frames_are_the_labelled_moments_as_the_pipeline_sees_them(bag):
     assert data.fingerprint() == open_dataset(path, "test").fingerprint()
     assert data.fingerprint() != open_dataset(path, "test", ["rgb", "lidar"]).fingerprint()
     assert [len(open_dataset(path, "test", ["lidar"], limit=3)), len(open_dataset(path, "test", limit=3))] == [3, 3]
+
+
+def test_a_bag_that_is_compressed_file_by_file(bag, tmp_path):
+    whole = open_dataset(bag[0], "test", ["rgb", "lidar"])
+    writer = Writer(tmp_path / "packed", version=8)
+    writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
+    with writer as out:
+        connections = {}
+        for topic, receive_ns, message in read_bag(bag[0]):
+            if topic not in connections:
+                connections[topic] = out.add_connection(topic, message.__msgtype__, typestore=typestore())
+            raw = typestore().serialize_cdr(message, message.__msgtype__)
+            out.write(connections[topic], receive_ns, raw)
+    assert [one.suffixes for one in (tmp_path / "packed").iterdir() if one.suffix != ".yaml"] == [[".db3", ".zstd"]]
+    packed = open_dataset(tmp_path / "packed", "test", ["rgb", "lidar"])
+    assert len(packed) == len(whole) > 10 and np.array_equal(packed[3].images["lidar"], whole[3].images["lidar"])
 
 
 @pytest.fixture(scope="module")

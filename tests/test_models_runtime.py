@@ -238,6 +238,7 @@ class Traced(CompiledRuntime):
 
 def test_the_compiled_form_is_the_same_function(file, runtime, monkeypatch):
     monkeypatch.setattr(compiled, "UNITS", (SegFormerHead,))  # tracing the stages takes long too
+    torch._dynamo.reset()  # what other tests have compiled
     counters.clear()
     traced = Traced(checkpoint.load(file), "cpu", "fp32")
     for seed, names in enumerate(SUBSETS[::3]):

@@ -142,10 +142,22 @@ def test_compiled_code_is_kept_in_the_users_cache_and_run_from_no_folder_of_othe
         Traced(network, "cpu", "fp32")
 
 
-def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path):
+def test_a_link_in_place_of_the_temporary_file_is_not_followed(tmp_path, monkeypatch):
+    monkeypatch.setattr("mss_models.files.secrets.token_hex", lambda count: "guessed")
     (tmp_path / "other").write_text("somebody's")
-    (tmp_path / f".net.onnx.{os.getpid()}.tmp").symlink_to(tmp_path / "other")
+    (tmp_path / ".net.onnx.guessed.tmp").symlink_to(tmp_path / "other")
+    with pytest.raises(FileExistsError, match="net.onnx"):
+        write_atomically(tmp_path / "net.onnx", b"graph")
+    assert (tmp_path / "other").read_text() == "somebody's" and not (tmp_path / "net.onnx").exists()
     write_atomically(tmp_path / "net.onnx", b"graph")
-    assert (tmp_path / "net.onnx").read_bytes() == b"graph" and not (tmp_path / "net.onnx").is_symlink()
-    assert (tmp_path / "other").read_text() == "somebody's"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["net.onnx", "other"]
+
+
+@pytest.mark.parametrize("private, rights", [(False, 0o640), (True, 0o600)])
+def test_a_written_file_has_the_rights_of_any_other_or_is_the_users_alone(tmp_path, private, rights):
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "file", b"", private=private)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == rights

@@ -146,6 +146,19 @@ def test_non_finite_loss_names_the_batch(tree, tmp_path):
     assert not (tmp_path / "run/state.pt").exists()
 
 
+def test_a_batch_without_labels_teaches_nothing(tree):
+    """A micro-batch may well have none; torch's own mean over nothing is NaN."""
+    data, cpu = Deliver(tree, "train"), torch.device("cpu")
+    recipe = dataclasses.replace(DEBUG, loss="ce", weight_decay=0.0)
+    _, batch = make_batch(data, recipe, 0)
+    batch["labels"][:] = 255
+    model = training.make_model(recipe, 25)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    loss, logs = Stepper(model, training.make_optimiser(model, recipe), recipe, data.encodings, cpu).step(batch, lr=1.0)
+    assert loss == 0 == logs["grad_norm"]
+    assert all(torch.equal(value, before[name]) for name, value in model.named_parameters())
+
+
 def test_a_non_finite_gradient_changes_nothing_and_names_the_batch(tree, tmp_path, monkeypatch):
     data, cpu = Deliver(tree, "train"), torch.device("cpu")
     _, batch = make_batch(data, DEBUG, 0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,14 +62,3 @@ def train_stages(recipe: Recipe, first: Recipe | None, data: Path, out: Path, *,
     before = [{"recipe": to_dict(first), "iterations": first.iterations, "seconds": seconds_spent(out / FOLDER)}]
     return train(recipe, data, out, resume=begun[out], teacher=out / FOLDER / "last.safetensors", before=before,
                  init=init, **options)
-
-
-def seconds_of(out: Path) -> float:
-    """How long the training in this folder has taken so far, its teacher's included."""
-    return round(sum(seconds_spent(folder) for folder in (out / FOLDER, out) if (folder / "log.jsonl").exists()), 1)
-
-
-def recipes_of(out: Path) -> list[dict]:
-    """The resolved recipes of the stages in this folder, in their order."""
-    return [json.loads((folder / "recipe.json").read_text()) for folder in (out / FOLDER, out)
-            if (folder / "recipe.json").exists()]

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mss_models.losses import IGNORE_ID
 from mss_models.modality import Encoding
 from mss_models.system import System
 from training.distributed import Group
@@ -32,9 +33,12 @@ class Objective(nn.Module):
         """The loss of a batch as System.loss takes it, and detached scalars to log."""
         if self.recipe.loss == "system":
             return self.model.loss(batch)
-        logits = self.model(batch["images"], batch["present"])
-        loss = F.cross_entropy(logits.float(), batch["labels"], self.weights, ignore_index=255,
-                               label_smoothing=self.recipe.label_smoothing)
+        logits, labels = self.model(batch["images"], batch["present"]).float(), batch["labels"]
+        if bool((labels == IGNORE_ID).all()):  # torch's mean over nothing is NaN
+            loss = 0.0 * logits.sum()
+        else:
+            loss = F.cross_entropy(logits, labels, self.weights, ignore_index=IGNORE_ID,
+                                   label_smoothing=self.recipe.label_smoothing)
         return loss, {"loss": loss.detach()}
 
 

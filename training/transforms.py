@@ -15,10 +15,10 @@ import cv2
 import numpy as np
 import torch
 
+from mss_models.losses import IGNORE_ID
 from mss_models.modality import NO_INTENSITY, Encoding
 from training.datasets.sample import Sample
 
-IGNORE = 255
 INTENSITY = {"lidar": "range_intensity_height", "radar": "range_intensity_doppler"}
 """The encodings whose second channel is the intensity."""
 
@@ -84,7 +84,7 @@ def augment(sample: Sample, crop: int, scale: tuple[float, float], options: Augm
     if options.blur_sigma and rng.random() < options.blur:
         sigma = rng.uniform(0, options.blur_sigma) + 1e-6
         images |= {name: cv2.GaussianBlur(images[name], (0, 0), sigma) for name in ("rgb", "nir") if name in images}
-    return Sample(sample.name, images, view(labels, cv2.INTER_NEAREST_EXACT, IGNORE), sample.missing)
+    return Sample(sample.name, images, view(labels, cv2.INTER_NEAREST_EXACT, IGNORE_ID), sample.missing)
 
 
 def augment_colour(image: np.ndarray, options: Augment, rng: np.random.Generator) -> np.ndarray:

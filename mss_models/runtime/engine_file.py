@@ -13,12 +13,11 @@ import hashlib
 import json
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mss_models.files import SHARED, cache_folder
+from mss_models.files import SHARED, cache_folder, write_atomically
 from mss_models.runtime.torch import OptionError
 
 MAGIC = b"mss_models engine 1\n"
@@ -41,20 +40,7 @@ def write_engine(path: Path, header: Mapping[str, Any], engine: bytes) -> None:
     Raises OSError that names `path`.
     """
     text = json.dumps(header).encode()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
-        try:
-            with open(handle, "wb") as file:
-                for part in (MAGIC, len(text).to_bytes(8, "little"), text, engine):
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    write_atomically(path, b"".join((MAGIC, len(text).to_bytes(8, "little"), text, engine)), private=True)
 
 
 def read_engine(path: Path) -> tuple[dict[str, Any], bytes]:

@@ -25,7 +25,7 @@ from mss_models.labels import LabelSet
 from mss_models.modality import Encoding
 from mss_models.runtime.readout import read_out
 from mss_models.runtime.torch import OptionError, Result
-from mss_models.system import InputError
+from mss_models.system import InputError, check_names
 
 INPUTS = ("images", "present")
 OUTPUTS = ("logits", "labels", "confidence")
@@ -135,10 +135,7 @@ class ExportedRuntime:
     def stack(self, images: Mapping[str, np.ndarray],
               present: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """images (B, M, H, W, 3) uint8 and present (B, M) bool, from what the call takes. Raises InputError."""
-        if unknown := (set(images) | set(present)) - set(self.modalities):
-            raise InputError(f"modalities {sorted(unknown)} are not this network's; it has {list(self.modalities)}")
-        if silent := set(images) - set(present):
-            raise InputError(f"present lacks {sorted(silent)}; give a (B,) bool mask for every image")
+        check_names(self.modalities, images, present)
         if not images:
             raise InputError(f"no image is given; give at least one of {list(self.modalities)}")
         first, shape = next((name, np.shape(image)) for name, image in images.items())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mss_models.checkpoint import Checkpoint
 from mss_models.runtime.readout import read_out
-from mss_models.system import InputError
+from mss_models.system import InputError, check_names
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -72,10 +72,7 @@ class TorchRuntime:
         both. `output_size` (H, W): the logits are resized to it before the arg-max; None keeps the images' size.
         Raises InputError (a ValueError).
         """
-        if unknown := (set(images) | set(present)) - set(self.modalities):
-            raise InputError(f"modalities {sorted(unknown)} are not this network's; it has {list(self.modalities)}")
-        if silent := set(images) - set(present):
-            raise InputError(f"present lacks {sorted(silent)}; give a (B,) bool mask for every image")
+        check_names(self.modalities, images, present)
         masks = {name: torch.tensor(np.asarray(mask)) for name, mask in present.items()}
         if not any(bool(mask.any()) for mask in masks.values()):
             raise InputError("no modality is present; one is needed")

@@ -99,7 +99,9 @@ class Recordings(Dataset):
                 raise DatasetError(f"{bag}: no set of sensor data has labels; are the sensors' topics and the labels' "
                                    "right (sensors.yaml beside the bag names them)?")
             self._known |= {name: (bag, one.missing) for name, one in samples.items()}
-            files = sorted(path for path in bag.iterdir() if path.suffix in BAG_FILES) if bag.is_dir() else [bag]
+            files = [bag]
+            if bag.is_dir():  # a file may be compressed, packed.db3.zstd
+                files = sorted(path for path in bag.iterdir() if {*path.suffixes} & {*BAG_FILES})
             frames += [Frame(name, "", "", labels=files[0], more=tuple(files[1:])) for name in samples]
         return frames
 

@@ -12,9 +12,9 @@ Multi-modal Semantic Segmentation under Sensor Failures", CVPRW 2025, with Robus
 """
 
 from training.protocols.prior import class_prior, score_prior
-from training.protocols.scoring import merge, score, score_subsets, skipped
+from training.protocols.scoring import merge, score, skipped
 from training.protocols.subsets import Subset, all_subsets, key, singles_and_all
 from training.protocols.trials import PROTOCOLS, Trial, counted, trials_of
 
 __all__ = ["PROTOCOLS", "Subset", "Trial", "all_subsets", "class_prior", "counted", "key", "merge", "score",
-           "score_prior", "score_subsets", "singles_and_all", "skipped", "trials_of"]
+           "score_prior", "singles_and_all", "skipped", "trials_of"]

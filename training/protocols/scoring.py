@@ -104,12 +104,6 @@ def skipped(dataset: Dataset, subsets: Iterable[Subset]) -> dict[Subset, int]:
     return {subset: count for subset, count in counts.items() if count}
 
 
-def score_subsets(runtime: TorchRuntime, dataset: Dataset, subsets: Sequence[Subset]) -> dict[Subset, Confusion]:
-    """The confusion of every subset over all frames, the others marked absent: what a training shows of itself."""
-    scores = score(runtime, dataset, [Trial("any-modal", one) for one in subsets])
-    return {trial.subset: merge(by_condition) for trial, by_condition in scores.items()}
-
-
 def merge(by_condition: Mapping[Condition, Confusion],
           keep: Callable[[str, str], bool] = lambda weather, case: True) -> Confusion | None:
     """The sum over the conditions that `keep(weather, case)` accepts; None if there are none."""

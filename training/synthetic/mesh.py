@@ -34,9 +34,6 @@ class Mesh:
         """The mesh under the 4 x 4 transform `pose`."""
         return replace(self, vertices=(self.vertices @ pose[:3, :3].T + pose[:3, 3]).astype(np.float32))
 
-    def tinted(self, factor) -> Mesh:
-        return replace(self, colour=(self.colour * np.float32(factor)).astype(np.float32))
-
     def radius(self) -> float:
         """Of the sphere around the origin that holds the mesh."""
         return float(np.sqrt((self.vertices.astype(np.float64) ** 2).sum(1).max()))
