@@ -50,112 +50,141 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
     Raises TrainingError (non-finite loss, a run folder or a teacher that does not fit), DatasetError, RecipeError,
     TeacherError for text and image teachers, and OptionError for a device that is not there.
     """
-    group = Group()
-    device = choose_device(device)
-    torch.manual_seed(recipe.seed)  # the same network in every process
-    train_set = open_dataset(data, "train", recipe.modalities, variant=recipe.data_variant, cache="auto")
-    val_set = open_dataset(data, "val", recipe.modalities, variant=recipe.data_variant, limit=recipe.eval_frames,
-                           cache="auto")
-    check_augmentation(recipe, train_set)
-    model = make_model(recipe, len(train_set.labels))
-    teacher_id = give_teacher(model, teacher, recipe, train_set, device)
-    data_card = describe_data(train_set, val_set) | ({"teacher": teacher_id} if teacher_id else {})
-    if group.size > 1:
-        data_card["processes"] = str(group.size)
-    if resume:
-        state = load_state(recipe, data_card, out)
-        if state["iteration"] == recipe.iterations:
-            return state["scores"]
-    if init is not None:
-        start_from(model, init, train_set)
-    model.to(device).train()
-    average = copy.deepcopy(model).eval().requires_grad_(False) if recipe.ema else model
-    optimiser = make_optimiser(model, recipe)
-    check_steps(recipe, device, group.size)
-    if group.first and resume:
-        cut_log(out, state["iteration"])
-    elif group.first:
-        begin(recipe, out)
-    if train_set.cached:
-        train_set.preload(progress=lambda frames, total: tqdm(frames, "reading", total, unit="frame", leave=False,
-                                                              disable=not group.first))
-    weights = class_weights(train_set, recipe.class_balance) if recipe.loss == "ce" else None
-    start, best, scores = 0, -1.0, {}
-    if resume:
-        start, best, scores = state["iteration"], state["best"], state["scores"]
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimiser.load_state_dict(state["optimiser"])
-    stepper = Stepper(model, optimiser, recipe, train_set.encodings, device, weights, group)
-    if resume:
-        stepper.scaler.load_state_dict(state["scaler"])
-        torch.set_rng_state(state["torch_rng"][group.rank])
-        if device.type == "cuda" and state["cuda_rng"]:
-            torch.cuda.set_rng_state(state["cuda_rng"][group.rank], device)
-    elif not group.first:
-        torch.manual_seed(recipe.seed + group.rank)  # each process draws its own dropout
+    run = Training(recipe, data, out, teacher, device, command, before)
+    state = load_state(recipe, run.data_card, out) if resume else None
+    if state and state["iteration"] == recipe.iterations:
+        return state["scores"]
+    run.begin(state, init)
+    run(min(recipe.iterations, stop_at or recipe.iterations))
+    return run.scores
 
-    def save(iteration: int) -> None:
-        rng = {"torch_rng": group.of_all(torch.get_rng_state()),
-               "cuda_rng": group.of_all(torch.cuda.get_rng_state(device)) if device.type == "cuda" else []}
-        if group.first:
-            save_state({"iteration": iteration, "best": best, "scores": scores, "data": data_card,
-                        "model": model.state_dict(), "average": average.state_dict(),
-                        "optimiser": optimiser.state_dict(), "scaler": stepper.scaler.state_dict(), **rng}, out)
 
-    def save_checkpoint(name: str, iteration: int) -> None:
-        card = {"command": command, "recipe": to_dict(recipe), "iterations": iteration, "frames": len(train_set),
-                "data": train_set.card, "val_miou_present": scores}
-        if teacher_id:
-            card["teacher"] = teacher_id
-        if before:
-            card["stages_before"] = list(before)
-        checkpoints.save(out / name, average, train_set.labels, train_set.encodings, card,
-                         image_size=val_set.image_size)
+class Training:
+    """One process's part of a training: what it learns from and with, how far it is. `begin` it, then call it."""
 
-    done, end = start, min(recipe.iterations, stop_at or recipe.iterations)
-    with (StopSignals() as stop, Log(out) if group.first else nullcontext() as log,
-          tqdm(total=recipe.iterations, initial=start, unit="it", desc=recipe.name, dynamic_ncols=True,
-               disable=not group.first) as bar):
-        began = time.perf_counter()
-        for iteration, names, batch in prefetch(train_set, recipe, start, end, part=(group.rank, group.size)):
-            lr = recipe.lr_at(iteration)
-            loss, logs = stepper.step(batch, lr)
-            if not math.isfinite(loss) or not math.isfinite(logs["grad_norm"]):
-                what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {logs['grad_norm']}"
-                raise TrainingError(f"the {what} at iteration {iteration}, seed {recipe.seed}, with the frames "
-                                    f"{', '.join(names)}; files in {out} are as of the last evaluation "
-                                    "(a lower lr or a grad_clip may help)")
-            if recipe.ema:
-                _update_average(average, model, min(recipe.ema, (1 + iteration) / (10 + iteration)))
-            done = iteration + 1
-            record = {"iteration": done, "lr": lr, "seconds": round(time.perf_counter() - began, 4), **logs}
+    def __init__(self, recipe: Recipe, data: Path, out: Path, teacher: Path | None, device: str, command: str,
+                 before: Sequence[Mapping]) -> None:
+        """All as in `train`."""
+        self.recipe, self.out, self.command, self.before = recipe, out, command, before
+        self.group, self.device = Group(), choose_device(device)
+        torch.manual_seed(recipe.seed)  # the same network in every process
+        self.train_set, self.val_set = (
+            open_dataset(data, split, recipe.modalities, variant=recipe.data_variant, limit=limit, cache="auto")
+            for split, limit in (("train", None), ("val", recipe.eval_frames)))
+        check_augmentation(recipe, self.train_set)
+        self.model = make_model(recipe, len(self.train_set.labels))
+        self.teacher_id = give_teacher(self.model, teacher, recipe, self.train_set, self.device)
+        self.data_card = describe_data(self.train_set, self.val_set)
+        if self.teacher_id:
+            self.data_card["teacher"] = self.teacher_id
+        if self.group.size > 1:
+            self.data_card["processes"] = str(self.group.size)
+        self.iteration, self.best, self.scores = 0, -1.0, {}
+
+    def begin(self, state: Mapping | None, init: Path | None) -> None:
+        """Make ready for the first iteration, or for the one after those of `state`."""
+        recipe, device, group = self.recipe, self.device, self.group
+        if init is not None:
+            start_from(self.model, init, self.train_set)
+        self.model.to(device).train()
+        self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if recipe.ema else self.model
+        self.optimiser = make_optimiser(self.model, recipe)
+        check_steps(recipe, device, group.size)
+        if group.first and state:
+            cut_log(self.out, state["iteration"])
+        elif group.first:
+            begin(recipe, self.out)
+        if self.train_set.cached:
+            self.train_set.preload(progress=lambda frames, total: tqdm(frames, "reading", total, unit="frame",
+                                                                       leave=False, disable=not group.first))
+        weights = class_weights(self.train_set, recipe.class_balance) if recipe.loss == "ce" else None
+        if state:
+            self.iteration, self.best, self.scores = state["iteration"], state["best"], state["scores"]
+            for name in ("model", "average", "optimiser"):
+                getattr(self, name).load_state_dict(state[name])
+        self.stepper = Stepper(self.model, self.optimiser, recipe, self.train_set.encodings, device, weights, group)
+        if state:
+            self.stepper.scaler.load_state_dict(state["scaler"])
+            torch.set_rng_state(state["torch_rng"][group.rank])
+            if device.type == "cuda" and state["cuda_rng"]:
+                torch.cuda.set_rng_state(state["cuda_rng"][group.rank], device)
+        elif not group.first:
+            torch.manual_seed(recipe.seed + group.rank)  # each process draws its own dropout
+
+    def __call__(self, end: int) -> None:
+        """The iterations before `end`. Raises KeyboardInterrupt, with everything saved, when it is to stop earlier."""
+        recipe, group = self.recipe, self.group
+        with (StopSignals() as stop, Log(self.out) if group.first else nullcontext() as log,
+              tqdm(total=recipe.iterations, initial=self.iteration, unit="it", desc=recipe.name, dynamic_ncols=True,
+                   disable=not group.first) as bar):
             began = time.perf_counter()
-            evaluated = done % recipe.eval_every == 0 or done == recipe.iterations
-            if evaluated:
-                scores = record["val_miou_present"] = evaluate(average, train_set, val_set, recipe, device, group)
-                record["evaluation_seconds"] = round(time.perf_counter() - began, 4)
+            for _, names, batch in prefetch(self.train_set, recipe, self.iteration, end, part=(group.rank, group.size)):
+                record = self.learn(names, batch)
+                record["seconds"] = round(time.perf_counter() - began, 4)
                 began = time.perf_counter()
-            better = evaluated and (mean := sum(scores.values()) / len(scores)) > best
-            if better:
-                best = mean
-            if group.first:
-                log.add(record)  # before the state: resuming cuts, but adds nothing
-                if better:
-                    save_checkpoint("best.safetensors", done)
+                evaluated = self.iteration % recipe.eval_every == 0 or self.iteration == recipe.iterations
+                better = evaluated and self.improves()
                 if evaluated:
-                    save_checkpoint("last.safetensors", done)
-            stopping = bool(group.total(torch.tensor(int(stop.requested), device=device)))
-            if stopping or evaluated or done == end:
-                save(done)
-            bar.update()
-            bar.set_postfix_str(f"loss {loss:.3f}" + "".join(f" {name} {value:.1f}" for name, value in scores.items()))
-            if stopping:
-                break
-        group.wait()  # the files are whole for whoever reads them next
-        if done < end:
-            raise KeyboardInterrupt(f"stopped after iteration {done}; go on with --resume")
-    return scores
+                    record |= {"val_miou_present": self.scores,
+                               "evaluation_seconds": round(time.perf_counter() - began, 4)}
+                    began = time.perf_counter()
+                if group.first:
+                    log.add(record)  # before the state: resuming cuts, but adds nothing
+                    for name in ("best",) * better + ("last",) * evaluated:
+                        self.save_checkpoint(f"{name}.safetensors")
+                stopping = bool(group.total(torch.tensor(int(stop.requested), device=self.device)))
+                if stopping or evaluated or self.iteration == end:
+                    self.save()
+                bar.update()
+                bar.set_postfix_str(" ".join([f"loss {record['loss']:.3f}", *(f"{name} {value:.1f}" for name, value in
+                                                                              self.scores.items())]))
+                if stopping:
+                    break
+            group.wait()  # the files are whole for whoever reads them next
+            if self.iteration < end:
+                raise KeyboardInterrupt(f"stopped after iteration {self.iteration}; go on with --resume")
+
+    def learn(self, names: Sequence[str], batch: Mapping) -> dict:
+        """One iteration on a batch of the frames `names`. Returns what to log of it."""
+        recipe, lr = self.recipe, self.recipe.lr_at(self.iteration)
+        loss, logs = self.stepper.step(batch, lr)
+        if not math.isfinite(loss) or not math.isfinite(logs["grad_norm"]):
+            what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {logs['grad_norm']}"
+            raise TrainingError(f"the {what} at iteration {self.iteration}, seed {recipe.seed}, with the frames "
+                                f"{', '.join(names)}; files in {self.out} are as of the last evaluation "
+                                "(a lower lr or a grad_clip may help)")
+        if recipe.ema:
+            _update_average(self.average, self.model, min(recipe.ema, (1 + self.iteration) / (10 + self.iteration)))
+        self.iteration += 1
+        return {"iteration": self.iteration, "lr": lr, **logs}
+
+    def improves(self) -> bool:
+        """Evaluates; whether the scores are the best yet."""
+        self.scores = evaluate(self.average, self.train_set, self.val_set, self.recipe, self.device, self.group)
+        mean = sum(self.scores.values()) / len(self.scores)
+        if better := mean > self.best:
+            self.best = mean
+        return better
+
+    def save(self) -> None:
+        """state.pt, from all processes."""
+        rng = {"torch_rng": self.group.of_all(torch.get_rng_state()), "cuda_rng": []}
+        if self.device.type == "cuda":
+            rng["cuda_rng"] = self.group.of_all(torch.cuda.get_rng_state(self.device))
+        if self.group.first:
+            parts = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser")}
+            save_state({"iteration": self.iteration, "best": self.best, "scores": self.scores, "data": self.data_card,
+                        **parts, "scaler": self.stepper.scaler.state_dict(), **rng}, self.out)
+
+    def save_checkpoint(self, name: str) -> None:
+        card = {"command": self.command, "recipe": to_dict(self.recipe), "iterations": self.iteration,
+                "frames": len(self.train_set), "data": self.train_set.card, "val_miou_present": self.scores}
+        if self.teacher_id:
+            card["teacher"] = self.teacher_id
+        if self.before:
+            card["stages_before"] = list(self.before)
+        checkpoints.save(self.out / name, self.average, self.train_set.labels, self.train_set.encodings, card,
+                         image_size=self.val_set.image_size)
 
 
 def evaluate(model: System, train_set: Dataset, val_set: Dataset, recipe: Recipe, device: torch.device,
