@@ -92,6 +92,10 @@ def test_any_modal_against_the_runtime(everything, network, tree):
         labelled = np.isin(range(25), target)
         assert one["miou_present"] == pytest.approx(100 * np.mean(np.array(iou)[labelled]), abs=0.05)
         assert [value is None for value in one["iou"].values()] == list(np.isnan(iou))
+        for c, name in enumerate(data.labels.names):
+            hit, here, said = ((target == c) & (seen == c)).sum(), (target == c).sum(), (seen == c).sum()
+            assert one["f1"][name] == (pytest.approx(200 * hit / (here + said), abs=0.05) if here + said else None)
+            assert one["acc"][name] == (pytest.approx(100 * hit / here, abs=0.05) if here else None)
         assert one["margin_present"] == pytest.approx(one["miou_present"] - metrics["prior"]["miou_present"], abs=0.011)
     assert sum(metrics["class_pixels"].values()) == 10 * 64 * 64
     mious = {subset: one["miou_published"] for subset, one in metrics["subsets"].items()}

@@ -17,8 +17,10 @@ PROBABILITIES = (0.05, 0.1, 0.2)  # p of E(p): a modality is missing with this p
 
 
 def figures(confusion: Confusion, names: Sequence[str]) -> dict:
-    """One confusion matrix as JSON: mIoU in both conventions, and per class IoU (None: absent)."""
-    return mious(confusion) | {"iou": {name: percent(iou) for name, iou in zip(names, confusion.iou(), strict=True)}}
+    """One confusion matrix as JSON: mIoU in both conventions, and per class IoU, F1 and accuracy (None: absent)."""
+    return mious(confusion) | {what: {name: percent(value) for name, value in zip(names, values, strict=True)}
+                               for what, values in (("iou", confusion.iou()), ("f1", confusion.f1()),
+                                                    ("acc", confusion.acc()))}
 
 
 def mious(confusion: Confusion) -> dict[str, float | None]:

@@ -83,15 +83,18 @@ def condition_rows(metrics: Mapping) -> Table:
 
 
 def class_rows(metrics: Mapping) -> Table:
-    """Per class its share of the labelled pixels, and its IoU from each modality alone, from all, of the prior."""
+    """Per class its share of the labelled pixels, and its IoU from each modality alone, from all, of the prior; from
+    all also its F1 and accuracy."""
     chosen = {subset: one["iou"] for subset, one in metrics.get("subsets", {}).items()
               if subset.count("+") in (0, len(metrics["modalities"]) - 1)}
     chosen |= {f"NM {level}": one["iou"] for level, one in metrics.get("nm", {}).items()}
     if metrics["prior"]:
         chosen["class prior"] = metrics["prior"]["iou"]
+    if whole := list(metrics.get("subsets", {}).values())[-1:]:
+        chosen |= {"F1, all": whole[0]["f1"], "accuracy, all": whole[0]["acc"]}
     total = sum(metrics["class_pixels"].values())
     return ["class", "% of pixels", *chosen], [
-        [name, f"{100 * pixels / total:.2f}", *(number(iou[name]) for iou in chosen.values())]
+        [name, f"{100 * pixels / total:.2f}", *(number(one[name]) for one in chosen.values())]
         for name, pixels in metrics["class_pixels"].items() if pixels]
 
 
