@@ -147,7 +147,7 @@ class FaultSchedule:
         self.seed = seed
         self.roles = roles
         self.touched = [0] * len(self.faults)
-        self._last: dict[str, object] = {}      # per role with a freeze: the last message before it froze
+        self._last: dict[int, object] = {}      # per freeze, by its index: the last message before it froze
 
     def apply(self, stream: Iterable[tuple[str, int, object]], start_ns: int | None = None,
               apart_ns: int = 0) -> Iterator[tuple]:
@@ -185,7 +185,7 @@ class FaultSchedule:
                 continue
             if not fault.active(t_sec):
                 if fault.kind == "freeze":
-                    self._last[role] = message
+                    self._last[index] = message
                 continue
             self.touched[index] += 1
             if fault.kind == "drop":
@@ -193,7 +193,7 @@ class FaultSchedule:
             if fault.kind == "delay":
                 delay_ns += round(fault.amount * SECOND)
             elif fault.kind == "freeze":
-                message = _under_header_of(message, self._last.setdefault(role, message))
+                message = _under_header_of(message, self._last.setdefault(index, message))
             elif fault.kind == "stamp":
                 message = _restamped(message, round(fault.amount * SECOND))
             else:

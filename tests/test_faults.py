@@ -126,6 +126,12 @@ def test_freeze_repeats_the_last_payload_under_new_stamps():
     assert [int(m.data[0]) for _, _, m in faulted] == [0, 1, 2, 3, 4, 4, 4, 4, 4, 4, 10, 11]
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_input_can_freeze_twice(order):
+    faulted = run(["rgb:freeze@0.2-0.4", "rgb:freeze@0.6-0.9"][::order], images(11))
+    assert [int(m.data[0]) for _, _, m in faulted] == [0, 1, 1, 1, 4, 5, 5, 5, 5, 9, 10]
+
+
 def test_wrong_stamp_shifts_the_stamp_only():
     faulted = run(["rgb:stamp=-0.35@0.5-0.7"], images(8))
     assert stamps_ms(faulted) == [0, 100, 200, 300, 400, 150, 250, 700]
