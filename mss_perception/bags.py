@@ -92,6 +92,12 @@ def typestore():
     return store
 
 
+def begins_with_header(store: Typestore, msgtype: str) -> bool:
+    """Whether the first field of messages of a type is a std_msgs/Header; not where the store lacks the type."""
+    fields = store.fielddefs.get(msgtype, ((), ()))[1]
+    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
+
+
 @dataclass(frozen=True)
 class TopicSummary:
     """One topic of a bag. Rate is messages per second between its first and its last, 0 for fewer than two."""
@@ -337,8 +343,7 @@ class OpenBag:
 
     def stamp_ns(self, connection, data) -> int:
         """The stamp in a message's serialised bytes, 0 where it has none."""
-        fields = () if connection.msgtype in self.unknown else self.store.fielddefs[connection.msgtype][1]
-        return serialised_stamp_ns(data) if fields and fields[0][1][1] == "std_msgs/msg/Header" else 0
+        return serialised_stamp_ns(data) if begins_with_header(self.store, connection.msgtype) else 0
 
     def deserialize(self, connection, time_ns: int, data):
         where = f"bag {self.path}: message on {connection.topic} at {time_ns} ns"

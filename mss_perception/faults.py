@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mss_perception.bags import typestore
+from mss_perception.bags import begins_with_header, typestore
 from mss_perception.message_types import ACCEPTED, TF
 from mss_perception.messages import MessageError, decode_cloud, raw_bytes
 from mss_perception.messages.compressed_images import DEPTH_ENCODINGS, decompress, recompress
@@ -202,17 +202,13 @@ class FaultSchedule:
         return message, delay_ns
 
 
-def begins_with_header(type_name: str) -> bool:
-    """Whether the message's first field is a std_msgs/Header."""
-    fields = typestore().fielddefs[type_name][1]
-    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
-
-
 def _objection(kind: str, type_name: str) -> str:
     """Why messages of a type cannot have a kind of fault; '' when they can."""
     if kind in NEEDS_PAYLOAD and type_name not in {one for types in ACCEPTED.values() for one in types}:
         return DISTURBED
-    return "it has no stamp" if kind == "stamp" and type_name != TF and not begins_with_header(type_name) else ""
+    if kind == "stamp" and type_name != TF and not begins_with_header(typestore(), type_name):
+        return "it has no stamp that is known of"
+    return ""
 
 
 def _stamp(message, receive_ns: int) -> int:

@@ -10,13 +10,11 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rosbags.highlevel import AnyReader
-
-from mss_perception.bags import BagError, BagSummary, read_bag, typestore
+from mss_perception.bags import BagError, BagSummary, OpenBag, begins_with_header, open_bag, read_bag, typestore
 from mss_perception.calibration import Calibration
 from mss_perception.camera import Camera
 from mss_perception.config import Config, absolute
-from mss_perception.faults import SECOND, FaultSchedule, begins_with_header
+from mss_perception.faults import SECOND, FaultSchedule
 from mss_perception.message_types import TF
 from mss_perception.messages import decode_transforms, stamp_ns
 
@@ -38,8 +36,9 @@ class Timeline:
     """A bag as a stream of Items in time order: looped, shifted and faulted.
 
     topics: those to play. roles: topic -> role in the fault's text. shift_ns is added to all times and stamps. Fault
-    times count from the first message of the first loop. Raises BagError for a topic that the bag lacks and FaultError
-    for a fault on something that is not played, or that its messages cannot have.
+    times count from the first message of the first loop. Raises BagError for a topic that the bag lacks, and while
+    being read for what is damaged; FaultError for a fault on something that is not played, or that its messages cannot
+    have.
     """
 
     def __init__(self, bag: BagSummary, topics: Sequence[str], roles: Mapping[str, str], faults: Sequence[str] = (), *,
@@ -53,33 +52,39 @@ class Timeline:
         self.faults = FaultSchedule(faults, seed, roles, self.types)
         faulted = {fault.role for fault in self.faults.faults}
         self._faulted = {topic for topic in topics if roles[topic] in faulted}
-        self._stamped = {topic for topic, kind in self.types.items() if begins_with_header(kind)}
 
     def __iter__(self) -> Iterator[Item]:
-        for topic, due_ns, message in self.faults.apply(self._messages(), self.start_ns + self.shift_ns, self.apart_ns):
-            if topic in self._faulted:
-                message = typestore().serialize_cdr(message, self.types[topic])
-            yield Item(topic, due_ns, bytes(message))
+        with open_bag(self.path) as bag:
+            stream = self._messages(bag)
+            for topic, due_ns, message in self.faults.apply(stream, self.start_ns + self.shift_ns, self.apart_ns):
+                if topic in self._faulted:
+                    message = bag.store.serialize_cdr(message, self.types[topic])
+                yield Item(topic, due_ns, bytes(message))
 
-    def _messages(self) -> Iterator[tuple[str, int, object]]:
+    def _messages(self, bag: OpenBag) -> Iterator[tuple[str, int, object]]:
         """(topic, time, CDR bytes or, where a fault may need it, the message), all loops."""
-        with AnyReader([self.path], default_typestore=typestore()) as reader:
-            connections = [one for one in reader.connections if one.topic in self.types]
-            for loop in range(self.loops):
-                shift_ns = self.shift_ns + loop * (self.duration_ns + LOOP_GAP_NS)
-                for connection, receive_ns, cdr in reader.messages(connections):
-                    topic = connection.topic
-                    if topic in self._stamped:
+        for loop in range(self.loops):
+            shift_ns = self.shift_ns + loop * (self.duration_ns + LOOP_GAP_NS)
+            for connection, receive_ns, cdr in bag.messages(list(self.types)):
+                topic = connection.topic
+                try:
+                    if begins_with_header(bag.store, connection.msgtype):
                         cdr = shifted(cdr, shift_ns)
-                    elif self.types[topic] == TF:
+                    elif connection.msgtype == TF:
                         cdr = shifted_transforms(cdr, shift_ns)
-                    message = reader.deserialize(cdr, connection.msgtype) if topic in self._faulted else cdr
-                    yield topic, receive_ns + shift_ns, message
+                except (ValueError, struct.error) as error:
+                    raise BagError(f"bag {self.path}: message on {topic} at {receive_ns} ns has no stamp that can be "
+                                   f"moved: {error}") from error
+                message = bag.deserialize(connection, receive_ns, cdr) if topic in self._faulted else cdr
+                yield topic, receive_ns + shift_ns, message
 
 
 def shifted(cdr: bytes, shift_ns: int) -> bytearray:
-    """A serialised message whose first field is a Header, its stamp moved by shift_ns; a zero stamp stays zero."""
-    if cdr[1] & 1 != 1:
+    """A serialised message whose first field is a Header, its stamp moved by shift_ns; a zero stamp stays zero.
+
+    Raises ValueError, or struct.error where the stamp is cut off or moved out of its range.
+    """
+    if len(cdr) > 1 and cdr[1] & 1 != 1:
         raise ValueError(f"CDR preamble {bytes(cdr[:4]).hex()} is big-endian, which no ROS 2 middleware writes")
     changed = bytearray(cdr)
     sec, nanosec = STAMP.unpack_from(changed, STAMP_OFFSET)

@@ -183,23 +183,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         timeline = Timeline(bag, playable(bag, options.topics), config.topic_roles(), options.fault,
                             seed=options.seed, loops=options.loops)
         player = Player(timeline.types, clock=options.clock, ros_args=given[cut:], stop=stop)
+        on_signals(lambda *_: stop.set())
+        with player:
+            player.wait_for_subscribers(timeline.types.keys() & config.used_topics().keys(), options.wait)
+            if not options.clock:
+                timeline.shift_ns = time.time_ns() - timeline.start_ns
+            player.play(timeline, options.rate)
+        report = player.report() | {"shift_ns": timeline.shift_ns, "start_ns": timeline.start_ns,
+                                    "faults": {str(fault): touched for fault, touched
+                                               in zip(timeline.faults.faults, timeline.faults.touched, strict=True)}}
+        if options.summary:
+            options.summary.write_text(json.dumps(report, indent=1))
     except ValueError as error:     # of the configuration, the bag, a fault or ROS: each names its cause
         print(f"player: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         print(f"player: cannot write {error.filename}: {error.strerror}", file=sys.stderr)
         return 2
-    on_signals(lambda *_: stop.set())
-    with player:
-        player.wait_for_subscribers(timeline.types.keys() & config.used_topics().keys(), options.wait)
-        if not options.clock:
-            timeline.shift_ns = time.time_ns() - timeline.start_ns
-        player.play(timeline, options.rate)
-    report = player.report() | {"shift_ns": timeline.shift_ns, "start_ns": timeline.start_ns,
-                                "faults": {str(fault): touched for fault, touched
-                                           in zip(timeline.faults.faults, timeline.faults.touched, strict=True)}}
-    if options.summary:
-        options.summary.write_text(json.dumps(report, indent=1))
     print(f"player: sent {sum(report['sent'].values())} messages on {len(report['sent'])} topics, 99 % of them at most "
           f"{report['late_ms_p99']:.1f} ms late")
     return 0

@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from mss_perception import calibration, live
 from mss_perception.bags import BagError, BagWriter, bag_summary, typestore
@@ -89,6 +91,49 @@ def test_transforms_move_in_time_with_the_sensors(bag):
                       for name, _, message in played if name == topic] for topic in ("/tf", "/image")}
     assert stamps["/tf"] == stamps["/image"] and len(stamps["/tf"]) == 20
     assert all(message.transforms[0].transform.translation.z == 3.0 for topic, _, message in played if topic == "/tf")
+
+
+@pytest.fixture
+def odd_bag(tmp_path):
+    """Two images; on /odd a type that no definition tells of; on /cut an image that ends within its stamp."""
+    store, path, kind = typestore(), tmp_path / "odd", "sensor_msgs/msg/Image"
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        good, cut = (writer.add_connection(topic, kind, typestore=store) for topic in ("/image", "/cut"))
+        odd = writer.add_connection("/odd", "vendor/msg/This", msgdef="this is ! no definition", rihs01="RIHS01_0")
+        for k in range(2):
+            image = encode_image(bag_types(), np.full((6, 8), k, np.uint8), "mono8", START + k, "cam")
+            writer.write(good, START + k, store.serialize_cdr(image, kind))
+            writer.write(odd, START + k, b"\x00\x01\x00\x00\x05\x00\x00\x00")
+        writer.write(cut, START + 2, b"\x00\x01\x00\x00\x05\x00\x00\x00")
+    return bag_summary(path)
+
+
+def test_a_type_that_nobody_knows_spoils_only_its_topic(odd_bag):
+    played = messages(Timeline(odd_bag, ["/image"], {}, ["/image:freeze@0-"], shift_ns=MS))
+    assert [stamp_ns(message.header) for *_, message in played] == [START + MS, START + 1 + MS]
+    as_it_is = [item.cdr for item in Timeline(odd_bag, ["/odd"], {}, shift_ns=MS)]      # ROS may know the type
+    assert as_it_is == [b"\x00\x01\x00\x00\x05\x00\x00\x00"] * 2
+    with pytest.raises(BagError, match="/odd at .* vendor/msg/This"):
+        list(Timeline(odd_bag, ["/odd"], {}, ["/odd:freeze@0-"]))
+    with pytest.raises(FaultError, match="'stamp' is not for /odd"):
+        Timeline(odd_bag, ["/odd"], {}, ["/odd:stamp=1@0-"])
+    with pytest.raises(BagError, match="/cut at .* has no stamp that can be moved"):
+        list(Timeline(odd_bag, ["/cut"], {}))
+
+
+def test_types_that_only_the_bag_defines_move_in_time_and_freeze(tmp_path):
+    name, text = "vendor/msg/Reading", "std_msgs/Header header\nint32 x\n"
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg(text, name))
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connection = writer.add_connection("/reading", name, typestore=store)
+        for k in range(3):
+            message = store.types[name](encode_header(bag_types(), START + k * MS, "cam"), k)
+            writer.write(connection, START + k * MS, store.serialize_cdr(message, name))
+    timeline = Timeline(bag_summary(tmp_path / "bag"), ["/reading"], {}, ["/reading:freeze@0.001-"], shift_ns=MS)
+    played = [store.deserialize_cdr(item.cdr, name) for item in timeline]
+    assert [stamp_ns(one.header) for one in played] == [START + MS, START + 2 * MS, START + 3 * MS]
+    assert [one.x for one in played] == [0, 0, 0]
 
 
 def test_a_transform_without_a_stamp_gets_none():
@@ -184,6 +229,16 @@ def test_bad_input_ends_a_player_with_2_and_one_line(bag, capsys, arguments, wor
     except SystemExit as error:     # argparse's
         status = error.code
     assert status == 2 and words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_damage_that_is_met_while_playing_ends_a_player_with_2_and_one_line(odd_bag, monkeypatch, capfd):
+    pytest.importorskip("rclpy", reason="ROS 2 is not installed: nothing can be played")
+    from mss_perception import ros_player
+
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(live.free_domain()))
+    assert ros_player.main([str(odd_bag.path), "--wait", "0", "--topics", "/image", "/cut"]) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"player: bag {odd_bag.path}: message on /cut at") and "Traceback" not in str(lines)
 
 
 def test_a_written_calibration_tells_what_is_in_it(bag, tmp_path, capsys):
