@@ -13,6 +13,7 @@ import numpy as np
 
 from mss_models.labels import LabelSet
 
+COLUMNS = 4     # of a sheet
 BACKGROUND = {"event": 24, "lidar": 24, "depth": 24}      # grey behind sparse measurements
 
 
@@ -96,18 +97,21 @@ def png(image: np.ndarray, max_width: int | None = None) -> bytes:
     return encoded.tobytes()
 
 
-def write_sheet(path: Path, panels: Sequence[tuple[str, bytes | None]], columns: int = 4) -> None:
-    """One PNG file with the named panels (PNG files, None for what is not there) in rows of `columns`."""
+def write_sheet(path: Path, panels: Sequence[tuple[str, bytes | None]]) -> None:
+    """One PNG file with the named panels (PNG files, None for what is not there) in rows of COLUMNS.
+
+    Raises OSError where it cannot be written.
+    """
     images = [None if content is None else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
               for _, content in panels]
     height, width = next(image.shape[:2] for image in images if image is not None)
     title, gap = 24, 4
-    rows = -(-len(images) // columns)
-    sheet = np.full((rows * (height + title), min(columns, len(images)) * (width + gap) - gap, 3), 255, np.uint8)
+    rows = -(-len(images) // COLUMNS)
+    sheet = np.full((rows * (height + title), min(COLUMNS, len(images)) * (width + gap) - gap, 3), 255, np.uint8)
     for index, ((name, _), image) in enumerate(zip(panels, images, strict=True)):
-        top, left = index // columns * (height + title), index % columns * (width + gap)
+        top, left = index // COLUMNS * (height + title), index % COLUMNS * (width + gap)
         text = name if image is not None else f"{name}: not there"
         cv2.putText(sheet, text, (left + 2, top + 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (40, 30, 20), 1, cv2.LINE_AA)
         panel = np.full((height, width, 3), 225, np.uint8) if image is None else cv2.resize(image, (width, height))
         sheet[top + title:top + title + height, left:left + width] = panel
-    cv2.imwrite(str(path), sheet)
+    path.write_bytes(png(cv2.cvtColor(sheet, cv2.COLOR_BGR2RGB)))

@@ -15,7 +15,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
@@ -26,6 +25,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
 
+from mss_perception import draw
 from mss_perception.mask_message import read_mask_message, values_of
 from mss_perception.messages import decode_image, stamp_ns
 from mss_perception.ros_process import leave, spin
@@ -63,8 +63,7 @@ class Recorder(Node):
             self._write("diagnostics", statuses)
 
     def on_labels(self, message: Image) -> None:
-        cv2.imwrite(str(self.folder / f"{stamp_ns(message.header)}.png"), decode_image(message),
-                    [cv2.IMWRITE_PNG_COMPRESSION, 1])
+        (self.folder / f"{stamp_ns(message.header)}.png").write_bytes(draw.png(decode_image(message)))
 
     def on_label_line(self, message: Image) -> None:
         self._write("labels", {"stamp": stamp_ns(message.header), "frame_id": message.header.frame_id,
@@ -84,16 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         recorder = Recorder(options.out, options.node, options.labels)
+        try:
+            executor = SingleThreadedExecutor()
+            executor.add_node(recorder)
+            spin(executor)
+        finally:
+            leave(recorder)
     except OSError as error:
-        print(f"recorder: cannot write {error.filename}: {error.strerror}; name another --out", file=sys.stderr)
+        print(f"recorder: cannot write {error.filename or options.out}: {error.strerror}; name another --out",
+              file=sys.stderr)
         return 2
     except NameValidationException as error:
         print(f"recorder: --node {options.node}: {str(error).splitlines()[0].rstrip(':')}", file=sys.stderr)
         return 2
-    executor = SingleThreadedExecutor()
-    executor.add_node(recorder)
-    spin(executor)
-    leave(recorder)
     return 0
 
 

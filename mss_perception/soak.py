@@ -139,10 +139,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tick-rate", type=positive, help="sets per second; what the machine can hold when not given")
     parser.add_argument("--size", type=at_least(16), help="pixels of camera and network, square; as --tick-rate")
     parser.add_argument("--seed", type=at_least(0), default=2024, help="of the faults (default 2024)")
+    options = parser.parse_args(argv)
     try:
-        result = soak(options := parser.parse_args(argv))
+        result = soak(options)
     except (live.LiveError, *USER_ERRORS) as error:
         print(f"soak: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"soak: cannot write {error.filename or options.out}: {error.strerror}", file=sys.stderr)
         return 2
     print(json.dumps({key: value for key, value in result.items() if key not in ("samples", "faults")}, indent=1))
     print(f"figures: {options.out / 'soak.json'}")

@@ -214,10 +214,11 @@ def test_numbers_that_cannot_be_meant_are_refused(capsys, tmp_path, command, opt
     assert not (tmp_path / "out").exists()
 
 
-def test_results_cannot_go_where_a_file_is(tmp_path, capsys):
+@pytest.mark.parametrize(("command", "name"), [(demo, "demo"), (soak, "soak")])
+def test_results_cannot_go_where_a_file_is(tmp_path, capsys, command, name):
     (tmp_path / "file").touch()
-    assert demo.main(["--out", str(tmp_path / "file")]) == 2
-    assert f"demo: cannot write {tmp_path / 'file'}" in capsys.readouterr().err
+    assert command.main(["--out", str(tmp_path / "file")]) == 2
+    assert f"{name}: cannot write {tmp_path / 'file'}" in capsys.readouterr().err
 
 
 def test_a_world_that_cannot_be_recorded_ends_the_demo_with_a_line(tmp_path, capfd):

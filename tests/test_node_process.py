@@ -7,14 +7,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
 rclpy = pytest.importorskip("rclpy", reason="ROS 2 is not installed: there is nothing to run")
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.signals import SignalHandlerOptions  # noqa: E402
+from sensor_msgs.msg import Image  # noqa: E402
 
+from mss_perception import live  # noqa: E402
+from mss_perception.ros_compat import image_message  # noqa: E402
 from mss_perception.ros_process import (  # noqa: E402
     SIGNALS,
     Interrupted,
@@ -111,3 +116,26 @@ def test_a_recorder_that_cannot_begin_ends_with_2_and_one_line(tmp_path, argumen
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     told, = ended.stderr.splitlines()
     assert ended.returncode == 2 and told.startswith(words)
+
+
+def test_labels_that_cannot_be_written_end_a_recorder_with_2_and_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(live.free_domain()))
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("mss_perception", context=context)
+    try:
+        labels = node.create_publisher(Image, "mss_perception/segmentation", 5)
+        with live.Process("mss_perception.ros_recorder", ["--out", str(tmp_path)], tmp_path / "log",
+                          dict(os.environ)) as recorder:
+            until = time.monotonic() + 60
+            while not labels.get_subscription_count() and time.monotonic() < until:
+                time.sleep(0.05)
+            (tmp_path / "labels").rmdir()
+            while recorder.popen.poll() is None and time.monotonic() < until:
+                labels.publish(image_message(np.zeros((4, 6), np.uint8), "mono8", 7, "cam"))
+                time.sleep(0.2)
+            assert recorder.popen.poll() == 2
+    finally:
+        leave(node)
+    told, = recorder.last_words().splitlines()
+    assert told == (f"recorder: cannot write {tmp_path}/labels/7.png: No such file or directory; name another --out")

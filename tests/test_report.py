@@ -159,8 +159,12 @@ def test_png_reads_back_in_the_same_colours_and_shrinks_in_proportion():
 
 def test_sheet_holds_every_panel(tmp_path):
     red, green = (draw.png(np.full((10, 20, 3), colour, np.uint8)) for colour in ((255, 0, 0), (0, 255, 0)))
-    draw.write_sheet(tmp_path / "sheet.png", [("a", red), ("b", None), ("c", green)], columns=2)
+    panels = [("a", red), ("b", None), ("c", green), ("d", green), ("e", red)]
+    draw.write_sheet(tmp_path / "sheet.png", panels)
     sheet = cv2.imread(str(tmp_path / "sheet.png"))
-    assert sheet.shape == (2 * 34, 44, 3)
-    assert sheet[30, 10].tolist() == [0, 0, 255] and sheet[64, 10].tolist() == [0, 255, 0]
+    assert sheet.shape == (2 * 34, 4 * 24 - 4, 3)
+    assert sheet[30, 10].tolist() == sheet[64, 10].tolist() == [0, 0, 255]
+    assert sheet[30, 58].tolist() == sheet[30, 82].tolist() == [0, 255, 0]
     assert math.isclose(sheet[30, 34].std(), 0)
+    with pytest.raises(OSError, match=r"nowhere/sheet\.png"):
+        draw.write_sheet(tmp_path / "nowhere" / "sheet.png", panels)
