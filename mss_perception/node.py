@@ -210,13 +210,14 @@ class SegmentationNode(LifecycleNode):
     # Work while active, on the executor's thread but for _publish.
 
     @contained
-    def _receive(self, role: str, message) -> None:
+    def _receive(self, topic: Topic, message, info: dict) -> None:
+        topic.count(message, info)
         clock_ns = self.get_clock().now().nanoseconds
-        if not clock_ns and role in self.pipeline.inputs:
+        if not clock_ns and topic.role in self.pipeline.inputs:
             # Under use_sim_time the clock stands at zero until the first /clock: stamps cannot be judged yet.
             self.pipeline.warnings["before_clock"] += 1
             return
-        self.pipeline.receive(role, message, time.monotonic_ns(), clock_ns or None)
+        self.pipeline.receive(topic.role, message, time.monotonic_ns(), clock_ns or None)
         if self.pipeline.next_deadline() != self.wake_ns:
             self._set_alarm()
 

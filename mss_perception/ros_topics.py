@@ -6,6 +6,7 @@ import os
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from nav_msgs.msg import Odometry
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -80,17 +81,18 @@ def loss_cure() -> str:
 
 
 class Topic:
-    """One subscription that hands each message to `receive(message)`."""
+    """One subscription, which hands each message to `receive(topic, message, info)`; that is to `count` it."""
 
-    def __init__(self, node, role: str, message_type, name: str, depth: int, receive: Callable[[object], None],
-                 latched: bool = False, accepted: Sequence[str] = ()) -> None:
+    def __init__(self, node, role: str, message_type, name: str, depth: int,
+                 receive: Callable[[Topic, object, dict], None], latched: bool = False,
+                 accepted: Sequence[str] = ()) -> None:
         """accepted: the types that the parameter <role>.message_type may name, of an input."""
         # Best effort matches every publisher; only what was sent before the start needs reliability. There is no
         # deadline policy: to detect silence with one would stop publishers without it from matching.
         qos = QoSProfile(depth=depth,
                          reliability=ReliabilityPolicy.RELIABLE if latched else ReliabilityPolicy.BEST_EFFORT,
                          durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
-        self.node, self.role, self.receive, self.accepted = node, role, receive, accepted
+        self.node, self.role, self.accepted = node, role, accepted
         self.loss = LossEstimate()
         self._counts = deque([(0, 0)], maxlen=WARNED_CALLS)     # received and lost at the last calls of loss_warning
         # Without rclpy's event handlers, which make every wait of a Python executor about twice as expensive:
@@ -101,16 +103,16 @@ class Topic:
             event_callbacks=SubscriptionEventCallbacks(use_default_callbacks=False))
         self.name = self._subscriber.sub.topic_name
         self._type_name = f"{message_type.__module__.split('.')[0]}/msg/{message_type.__name__}"
-        self._subscriber.registerCallback(self._arrived)
+        self._subscriber.registerCallback(partial(receive, self))
 
-    def _arrived(self, message, info: dict) -> None:
+    def count(self, message, info: dict) -> None:
+        """Note a message that arrived, and by its number or stamp those that did not. info: rclpy's MessageInfo."""
         header = getattr(message, "header", None)
         number, publisher = info.get("publication_sequence_number"), info.get("publisher_gid")
         if number and not publisher and self.publishers > 1:
             number = None       # several publishers' numbers that cannot be told apart
         self.loss.add(stamp_ns(header) if header is not None else None, number,
                       bytes(publisher["data"]) if publisher else b"")
-        self.receive(message)
 
     def mismatch(self) -> str:
         """Why a publisher of the topic can send nothing here: its QoS or its type. Empty when there is none such."""
@@ -145,8 +147,8 @@ class Topic:
         self.node.destroy_subscription(self._subscriber.sub)
 
 
-def subscribe(node, config: Config, receive: Callable[[str, object], None]) -> list[Topic]:
-    """Subscribe to every enabled input, its CameraInfo, odometry and tf; `receive(role, message)` gets each message.
+def subscribe(node, config: Config, receive: Callable[[Topic, object, dict], None]) -> list[Topic]:
+    """Subscribe to every enabled input, its CameraInfo, odometry and tf; `receive` as of Topic.
 
     Raises ConfigError when the messages of an input are of a package that is not installed, and for a name that ROS
     does not take.
@@ -155,7 +157,7 @@ def subscribe(node, config: Config, receive: Callable[[str, object], None]) -> l
 
     def topic(role: str, message_type, name: str, depth: int, **options) -> Topic:
         try:
-            return Topic(node, role, message_type, name, depth, lambda message: receive(role, message), **options)
+            return Topic(node, role, message_type, name, depth, receive, **options)
         except NameValidationException as error:
             head, _, info = role.partition("/")
             parameter = {"odom": "odometry_topic", "tf": "tf_topic", "tf_static": "tf_static_topic"}.get(

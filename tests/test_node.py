@@ -336,9 +336,11 @@ def test_an_exception_in_a_timer_a_subscription_or_the_network_costs_that_call_o
     peer.executor.add_node(node)
     try:
         assert node.trigger_configure().name == node.trigger_activate().name == "SUCCESS"
-        failing = {"poll": 2, "receive": 3, "diagnostics": 1, "runtime": 1}
+        failing = {"add": 1, "poll": 2, "receive": 3, "diagnostics": 1, "runtime": 1}
+        loss = next(topic.loss for topic in node.topics if topic.role == "rgb")
         for name in failing:
-            whole = getattr(node.pipeline, name)
+            part = loss if name == "add" else node.pipeline
+            whole = getattr(part, name)
 
             def sometimes(*arguments, name=name, whole=whole, **options):
                 failing[name] -= 1
@@ -346,7 +348,7 @@ def test_an_exception_in_a_timer_a_subscription_or_the_network_costs_that_call_o
                     raise RuntimeError(f"out of memory in {name}")
                 return whole(*arguments, **options)
 
-            monkeypatch.setattr(node.pipeline, name, sometimes)
+            monkeypatch.setattr(part, name, sometimes)
         monkeypatch.setattr(sometimes, "modalities", node.runtime.modalities, raising=False)
         for attribute in ("labels", "model_id"):
             monkeypatch.setattr(sometimes, attribute, getattr(node.runtime, attribute), raising=False)
@@ -358,7 +360,7 @@ def test_an_exception_in_a_timer_a_subscription_or_the_network_costs_that_call_o
 
         assert peer.until(lambda: len(peer.got["segmentation"]) > 2 and figures().get("dropped.error"), act=peer.camera)
         assert (figures()["warnings.poll_errors"], figures()["warnings.receive_errors"],
-                figures()["warnings.diagnose_errors"], figures()["dropped.error"]) == ("2", "3", "1", "1")
+                figures()["warnings.diagnose_errors"], figures()["dropped.error"]) == ("2", "4", "1", "1")
         lost, = (stamp for stamp in peer.got["modality_mask"] if peer.summary(stamp).get("dropped") == "error")
         assert lost not in peer.got["segmentation"]
     finally:

@@ -73,7 +73,7 @@ def test_a_sensor_that_pauses_loses_nothing():
 
 
 def test_the_warning_of_a_loss_goes_when_nothing_is_lost_any_more(node):
-    topic = Topic(node, "rgb", Image, "image", 5, lambda message: None)
+    topic = Topic(node, "rgb", Image, "image", 5, lambda topic, message, info: None)
     for number in (1, 2, 5):
         topic.loss.add(None, number, b"a")
     assert "/image loses messages, lately 2 of 5" in topic.loss_warning()
@@ -107,7 +107,7 @@ def test_what_was_sent_once_before_the_start_comes_when_it_is_asked_for(node):
     wanted = {"durability": "transient_local", "reliability": "reliable"}
     late = rclpy.create_node("late", context=node.context, parameter_overrides=[
         Parameter(f"qos_overrides./camera_info.subscription.{name}", value=value) for name, value in wanted.items()])
-    Topic(late, "rgb/info", CameraInfo, "camera_info", 5, got.append)
+    Topic(late, "rgb/info", CameraInfo, "camera_info", 5, lambda topic, message, info: got.append(message))
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(late)
     for _ in range(100):
