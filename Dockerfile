@@ -5,7 +5,7 @@ FROM ros:jazzy-ros-base
 
 RUN apt-get update \
     && apt-get install -y --no-install-recommends python3-venv python3-pip python3-colcon-common-extensions \
-       ros-jazzy-vision-msgs ros-jazzy-tf2-ros ros-jazzy-cv-bridge ros-jazzy-message-filters \
+       ros-jazzy-vision-msgs ros-jazzy-tf2-msgs ros-jazzy-cv-bridge ros-jazzy-message-filters \
        ros-jazzy-sensor-msgs-py \
     && rm -rf /var/lib/apt/lists/*
 

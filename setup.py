@@ -46,7 +46,7 @@ setup(
     # No upper bounds and no exact versions: a robot brings its own torch and NumPy. The versions that the
     # tests run with are in constraints.txt.
     install_requires=[
-        "matplotlib",
+        "lz4",
         "numba",
         "numpy>=1.26",
         "opencv-python-headless",

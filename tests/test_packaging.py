@@ -53,7 +53,7 @@ def test_colcon_installs_executables_launch_and_config(workspace):
 
 def test_colcon_installs_every_module_and_the_network(workspace):
     site = next((workspace / "install/mss_perception/lib").glob("python*/site-packages"))
-    for package in ("mss_models", "mss_perception", "training"):
+    for package in ("benchmarks", "fuzz", "mss_models", "mss_perception", "training"):
         expected = {path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")}
         missing = {str(name) for name in expected if not (site / name).is_file()}
         assert not missing, f"not installed (is the package listed in setup.py?): {sorted(missing)}"
