@@ -430,17 +430,6 @@ def distance_of(x, y, z):
 
 
 @compiled
-def label_points(labels, index, x, y, z, uv, count, nearest, ignore_id, keep_hidden):
-    result = np.full(count, ignore_id, labels.dtype)
-    height, width = labels.shape
-    for i in range(len(index)):
-        u, v = uv[i, 0] + 0.5, uv[i, 1] + 0.5
-        if keep_hidden or not is_hidden(distance_of(x[i], y[i], z[i]), u / width, v / height, nearest):
-            result[index[i]] = labels[min(int(v), height - 1), min(int(u), width - 1)]
-    return result
-
-
-@compiled
 def labelled_points(labels, confidence, x, y, z, uv, nearest, ignore_id):
     """The points that are not hidden, and labelled: x, y, z (K,) float32, label and confidence (K,) uint8."""
     count = len(uv)

@@ -52,31 +52,17 @@ class LidarImage(LaneImage):
     points: ProjectedPoints | None = None
     drawn: tuple[np.ndarray, int, int] | None = None
 
-    @property
-    def nearest(self) -> np.ndarray:
-        """(H, W) float32 range in metres of what is drawn, inf where nothing is."""
-        own, first, dilate = self.drawn
-        whole = np.full(self.image.shape[:2], np.inf, np.float32)
-        if len(own) > 2 * dilate:       # else the camera sees none of the points
-            keys = np.lib.stride_tricks.sliding_window_view(own, (2 * dilate + 1, 2 * dilate + 1)).min((2, 3))
-            whole[first:first + len(keys)] = (keys >> 32).astype(np.uint32).view(np.float32)
-        return whole
-
-    def label_points(self, labels: np.ndarray, ignore_id: int = 255, keep_hidden: bool = False) -> np.ndarray:
-        """Give each point the value of its pixel: (Hc, Wc) of the camera's size -> (N,) of the same type.
-
-        A point outside the image, and unless `keep_hidden` one that is hidden behind a nearer one, gets `ignore_id`.
-        """
-        if labels.shape != (self.target.height, self.target.width):
-            raise ValueError(f"labels are {labels.shape}; must be of the camera's size, {self.target.height} x "
-                             f"{self.target.width}")
-        p = self.points
-        return kernels.label_points(labels, p.index, p.x, p.y, p.z, p.uv, p.count, (*self.drawn, len(self.image)),
-                                    ignore_id, keep_hidden)
-
     def labelled_points(self, labels: np.ndarray, confidence: np.ndarray, ignore_id: int) -> dict[str, np.ndarray]:
-        """Columns x y z float32 metres in the target's frame, label and confidence uint8 of the points that get a label
-        from `labels`, as label_points gives it; confidence: as large."""
+        """Columns x y z float32 metres in the target's frame, label and confidence uint8 of the points, in their order.
+
+        labels, confidence: (Hc, Wc) uint8 of the camera's size; each point gets the values of its pixel. Left out are
+        points outside the image, hidden behind a nearer one, or where labels is `ignore_id`. Raises ValueError for
+        another size.
+        """
+        for values in (labels, confidence):
+            if values.shape != (self.target.height, self.target.width):
+                raise ValueError(f"labels or confidence are {values.shape}; must be of the camera's size, "
+                                 f"{self.target.height} x {self.target.width}")
         p = self.points
         columns = kernels.labelled_points(labels, confidence, p.x, p.y, p.z, p.uv, (*self.drawn, len(self.image)),
                                           ignore_id)
@@ -95,9 +81,7 @@ class LidarLane:
         # Compile now: the first sweep of a running node must not wait seconds for the compiler.
         point = project_points(np.ones((1, 3), np.float32), Motion.fixed(np.eye(4)), target)
         labels = np.zeros((target.height, target.width), np.uint8)
-        image = self.draw([Returns(point, np.ones(1, np.float32), {})])
-        image.label_points(labels)
-        image.labelled_points(labels, labels, 255)
+        self.draw([Returns(point, np.ones(1, np.float32), {})]).labelled_points(labels, labels, 255)
 
     def __call__(self, cloud: Cloud, motion: Motion, deskewed: bool = False, intensity_max: float = 0.0) -> LidarImage:
         """The image of one cloud; see `locate`."""

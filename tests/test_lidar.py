@@ -49,6 +49,15 @@ def draw(lane, xyz, intensity=None, motion=HERE):
     return lane(cloud_of(xyz, **fields), motion)
 
 
+def labels_of(result, labels):
+    """(N,) uint8: the label that each point of the cloud gets, 255 where it gets none."""
+    found = result.labelled_points(labels, labels, 255)
+    given = dict(zip(zip(*(found[name].tolist() for name in "xyz"), strict=True), found["label"], strict=True))
+    whole = np.full(result.points.count, 255, np.uint8)
+    whole[result.points.index] = [given.get(tuple(place), 255) for place in result.points.xyz.tolist()]
+    return whole
+
+
 def scene(seed, count=400):
     rng = np.random.default_rng(seed)
     xyz = rng.normal(scale=[6, 4, 12], size=(count, 3)).astype(np.float32)
@@ -95,7 +104,6 @@ def test_image_and_figures_against_brute_force(seed, size, dilate):
     assert result.figures == {"points": returns, "no_return": len(xyz) - returns, "points_in_image": in_image,
                               "deskewed": False}
     assert in_image > 20
-    np.testing.assert_allclose(result.nearest, nearest, rtol=1e-5)
     assert np.abs(result.image - image).max() <= 0.5 + 1e-3        # rounded to the next code
     assert np.array_equal(result.image.any(-1), nearest < np.inf)
 
@@ -115,15 +123,14 @@ def test_hidden_points_against_brute_force(seed, size, dilate):
     hidden = np.linalg.norm(xyz[inside], axis=1) > 1.1 * nearest[rows, columns] + 0.5
     assert hidden.any() and not hidden.all()
     labels = np.zeros((60, 80), np.uint8)
-    assert np.array_equal(result.label_points(labels)[inside] == 255, hidden)
-    np.testing.assert_allclose(result.labelled_points(labels, labels, 255)["z"], xyz[inside][~hidden, 2])
+    found = result.labelled_points(labels, labels, 255)
+    np.testing.assert_allclose(np.stack([found[name] for name in "xyz"], -1), xyz[inside][~hidden])
 
 
 def test_a_cloud_that_the_camera_does_not_see_draws_nothing():
     result = draw(LidarLane(ENCODING, CAMERA, 60, 80), [[0, 0, -5], [50, 0, 1]])
-    assert result.figures["points_in_image"] == 0 and not result.image.any() and np.isinf(result.nearest).all()
+    assert result.figures["points_in_image"] == 0 and not result.image.any()
     labels = np.zeros((60, 80), np.uint8)
-    assert result.label_points(labels).tolist() == [255, 255]
     assert len(result.labelled_points(labels, labels, 255)["z"]) == 0
 
 
@@ -190,7 +197,7 @@ def test_several_clouds_are_one_image_with_one_z_buffer():
         assert expected.figures[name] == sum(one.figures[name] for one in clouds)
     assert [one.figures["deskewed"] for one in clouds] == [False, True, True]
     labels = rng.integers(0, 20, (60, 80)).astype(np.uint8)
-    assert np.mean(together.label_points(labels) != expected.label_points(labels)) < 0.01
+    assert np.mean(labels_of(together, labels) != labels_of(expected, labels)) < 0.01
     assert np.array_equal(together.image, lane.draw(clouds[::-1]).image)
 
 
@@ -198,7 +205,8 @@ def test_of_two_clouds_the_nearer_point_wins_whatever_the_order():
     lane = LidarLane(ENCODING, CAMERA, 60, 80)
     near, far = (lane.locate(cloud_of([[0, 0, z]], intensity=np.float32([1])), HERE) for z in (5, 20))
     for clouds in ([near, far], [far, near]):
-        assert lane.draw(clouds).nearest.min() == 5 and (lane.draw(clouds).nearest < np.inf).sum() == 9
+        result, labels = lane.draw(clouds), np.zeros((60, 80), np.uint8)
+        assert result.labelled_points(labels, labels, 255)["z"].tolist() == [5] and result.image.any(-1).sum() == 9
 
 
 def test_points_behind_the_camera_or_folded_by_its_lens_never_appear():
@@ -239,19 +247,22 @@ def test_another_encoding_is_refused_at_once():
         LidarLane(Encoding("lidar", "deliver_lidar"), CAMERA, 60, 80)
 
 
-def test_points_get_the_label_of_their_pixel():
+def test_points_get_the_label_and_confidence_of_their_pixel():
     xyz, _ = scene(5)
-    labels = np.random.default_rng(6).integers(0, 20, (60, 80)).astype(np.uint8)
+    labels, confidence = np.random.default_rng(6).integers(0, 20, (2, 60, 80)).astype(np.uint8)
     result = draw(LidarLane(ENCODING, CAMERA, 30, 40), xyz)
-    found = result.label_points(labels, keep_hidden=True)
-    uv, valid = CAMERA.project(xyz)
-    for i in range(len(xyz)):
-        inside = valid[i] and 0 <= uv[i, 0] < 80 and 0 <= uv[i, 1] < 60
-        if inside:
-            u, v = np.minimum(np.floor(uv[i] + 0.5).astype(int), (79, 59))
-        assert found[i] == (labels[v, u] if inside else 255)
-    with pytest.raises(ValueError, match="60 x 80"):
-        result.label_points(labels[:, :-1])
+    visible = result.labelled_points(np.zeros_like(labels), confidence, 255)
+    uv, valid = CAMERA.project(np.stack([visible[name] for name in "xyz"], -1))
+    u, v = np.minimum(np.floor(uv + 0.5).astype(int), (79, 59)).T
+    labelled = labels[v, u] != 3
+    assert valid.all() and labelled.sum() > 50 and not labelled.all()
+    found = result.labelled_points(labels, confidence, 3)
+    assert np.array_equal(found["x"], visible["x"][labelled])
+    assert np.array_equal(found["label"], labels[v, u][labelled])
+    assert np.array_equal(found["confidence"], confidence[v, u][labelled])
+    for wrong in ((labels[:, :-1], confidence), (labels, confidence[:-1])):
+        with pytest.raises(ValueError, match="60 x 80"):
+            result.labelled_points(*wrong, 255)
 
 
 def test_a_hidden_point_gets_no_label():
@@ -259,8 +270,7 @@ def test_a_hidden_point_gets_no_label():
     #                 wall     behind it   beside it      same wall, a little farther
     xyz = np.array([[0, 0, 5], [0, 0, 20], [8, 0, 20], [0.02, 0, 5.2]], np.float32)
     labels = np.full((60, 80), 7, np.uint8)
-    assert draw(lane, xyz).label_points(labels).tolist() == [7, 255, 7, 7]
-    assert draw(lane, xyz).label_points(labels, keep_hidden=True).tolist() == [7, 7, 7, 7]
+    assert labels_of(draw(lane, xyz), labels).tolist() == [7, 255, 7, 7]
 
 
 # ------------------------------------------------------------------------------------------------------ point times
