@@ -32,6 +32,7 @@ from mss_perception.messages import (
 )
 from mss_perception.messages.images import PLANAR
 from mss_perception.sensors import INVALID_DATA, Sensors, network_size
+from mss_perception.sensors import joined as drawn_together
 
 TYPES, CDR = bag_types(), typestore()
 START, MS = 1_700_000_000_000_000_000, 1_000_000
@@ -90,11 +91,15 @@ def see(name: str, messages: list, depth: str = "metric_depth") -> None:
         rig.event_streams[name] = EventStream(10 * MS)
         samples = [rig.arrived(name, one) for one in messages]
         kept = tuple(one for one in samples if one.events is not None or one.error)
-        rig.image(name, InputState(State.OK, START, 0, payload=kept, coverage=1.0), START, rig.cameras)
+        draw(rig, name, InputState(State.OK, START, 0, payload=kept, coverage=1.0), START)
         return
     for one in messages:
         sample = rig.arrived(name, one)
-        rig.image(name, InputState(State.OK, stamp_ns(one.header), 0, payload=sample), START, rig.cameras)
+        draw(rig, name, InputState(State.OK, stamp_ns(one.header), 0, payload=sample), START)
+
+
+def draw(rig: Sensors, name: str, state: InputState, t_ref_ns: int) -> None:
+    drawn_together([rig.see(name, state, t_ref_ns, rig.cameras, rig.config.target_cameras[0])])
 
 
 def calibrate(messages: list) -> None:

@@ -89,7 +89,7 @@ def report(survey: Survey, config: Config, proposal: Proposal, findings: Finding
     return {
         "source": survey.source, "live": survey.live, "messages": survey.count,
         "duration_sec": survey.span_ns / 1e9,
-        "topics": [topic_figures(topic, survey, config) for topic in survey.topics.values()],
+        "topics": [topic_figures(topic, config) for topic in survey.topics.values()],
         "cameras": {name: {"width": one.width, "height": one.height, "model": one.model, "frame_id": one.frame_id,
                            "K": one.K.ravel().tolist(), "D": list(one.D)}
                     for name, one in known_cameras(survey, config).items()},
@@ -106,7 +106,7 @@ def getattr_flat(config: Config, name: str):
     return next(value for known, value, _ in config.parameters() if known == name)
 
 
-def topic_figures(topic: Topic, survey: Survey, config: Config) -> dict:
+def topic_figures(topic: Topic, config: Config) -> dict:
     beat = rhythm(topic.stamps if any(topic.stamps) else topic.received)
     latency = latencies_ns(topic)
     figures = {

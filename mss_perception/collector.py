@@ -115,10 +115,6 @@ class SensorSet:
     deadline_hit: bool
     inputs: dict[str, InputState]
 
-    @property
-    def mask(self) -> dict[str, bool]:
-        return {name: one.present for name, one in self.inputs.items()}
-
 
 class OpenSet:
     __slots__ = ("deadline", "opened", "source", "t_ref")

@@ -133,7 +133,7 @@ def recorded_node(out: Path, config: Path, environment: Mapping[str, str],
 class Recording:
     """What the recorder and the player left in a folder. Stamps are moved back to the bag's time.
 
-    records: one per set that the node told of, as in frames.jsonl (without a confusion). labels: t_ref -> (H, W) uint8.
+    records: one per set that the node told of, as in frames.jsonl (without a confusion). labels: t_ref -> PNG file.
     diagnostics: the node's last summary. topics: per role, the figures of its subscription. sent: topic -> messages.
     """
 

@@ -1,7 +1,7 @@
 """What is known of the sensors between messages, and how one sample of each becomes the network's image.
 
 Calibration from camera_info, tf, odometry and the calibration file meets the lanes here; lanes are rebuilt when a
-calibration changes. `learn` and `arrived` may run in one thread while `image` runs in another: `cameras` is replaced as
+calibration changes. `learn` and `arrived` may run in one thread while `see` runs in another: `cameras` is replaced as
 a whole and never changed, so whoever takes it once has one calibration for all that belongs together.
 """
 
@@ -255,11 +255,6 @@ class Sensors:
         known = [self.cameras.get(name) for name in self.config.target_cameras]
         return {network_size(self.config, self.image_size, camera) if camera is not None else
                 (self.config.height or self.image_size[0], self.config.width or self.image_size[1]) for camera in known}
-
-    def image(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera],
-              view: str = "") -> LaneImage:
-        """The image of one input alone, in the first view when none is named. Raises as `see`."""
-        return joined([self.see(name, state, t_ref_ns, cameras, view or self.config.target_cameras[0])])
 
     def see(self, name: str, state: InputState, t_ref_ns: int, cameras: Mapping[str, Camera], view: str) -> Seen:
         """The matched sample of one input in a view. Raises one of INVALID_DATA with the reason.

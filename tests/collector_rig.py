@@ -92,7 +92,7 @@ def ns(ms):
 
 
 def mask(one: SensorSet) -> str:
-    return "".join(name[0] for name, present in one.mask.items() if present)
+    return "".join(name[0] for name, state in one.inputs.items() if state.present)
 
 
 def masks(sets) -> set[str]:

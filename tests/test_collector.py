@@ -54,7 +54,7 @@ def test_the_two_clocks_are_never_compared():
         for k in range(20):
             rig.collector.add("rgb", EPOCH + ns(100 * k), None, origin + ns(100 * k + 10))
             rig.collector.add("lidar", EPOCH + ns(100 * k), None, origin + ns(100 * k + 40))
-        return [(one.t_ref_ns, one.mask, one.emitted_ns - one.opened_ns) for one in rig.sets]
+        return [(one.t_ref_ns, mask(one), one.emitted_ns - one.opened_ns) for one in rig.sets]
 
     assert outcome(0) == outcome(EPOCH) == outcome(7 * EPOCH) and len(outcome(0)) == 20
 

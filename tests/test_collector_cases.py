@@ -143,8 +143,8 @@ def test_half_of_the_samples_lost_at_random():
             if there[name, k]:
                 rig.add(name, 100 * k, now)
     for one, t in list(zip(rig.sets, rig.ticks, strict=True))[5:-1]:
-        assert not (one.mask["lidar"] and not there["lidar", t // 100])
-    matched = sum(one.mask["lidar"] for one in rig.sets)
+        assert not (one.inputs["lidar"].present and not there["lidar", t // 100])
+    matched = sum(one.inputs["lidar"].present for one in rig.sets)
     assert matched >= 0.6 * sum(value for (name, _), value in there.items() if name == "lidar")
 
 @pytest.mark.parametrize("period, stale_from", [(500, 2900), (100, 2200), (1000 / 30, 2100)])
@@ -262,7 +262,7 @@ def test_several_inputs_of_one_kind():
                 collector.add(name, EPOCH + ns(t), None, now)
 
     def absent(begin, end):
-        return {tuple(name for name in names if not one.mask[name]) for one in sets
+        return {tuple(name for name in names if not one.inputs[name].present) for one in sets
                 if begin <= (one.t_ref_ns - EPOCH) / MS < end}
 
     assert absent(200, 1000) == absent(2300, 3000) == {()}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from lone_input import lone_image
 from rosbags.typesys import Stores, get_typestore
 
 from mss_models.modality import DEFAULT_ENCODINGS, Encoding
@@ -198,12 +199,12 @@ def test_compressed_depth_gives_what_raw_depth_gives():
     compressed = get_typestore(Stores.ROS2_JAZZY).types["sensor_msgs/msg/CompressedImage"](
         header=raw.header, format="16UC1; compressedDepth png",
         data=np.frombuffer(header + cv2.imencode(".png", depth)[1].tobytes(), np.uint8))
-    images = [sensors.image("depth", InputState(State.OK, 5, payload=Sample(message)), 5, sensors.cameras)
+    images = [lone_image(sensors, "depth", InputState(State.OK, 5, payload=Sample(message)), 5)
               for message in (raw, compressed)]
     assert np.array_equal(images[0].image, images[1].image) and images[0].figures == images[1].figures
     raw = encode_image(types, depth[:, :90], "16UC1", 5, "camera")
     with pytest.raises(MessageError, match="90 x 64, camera_info says 96 x 64"):
-        sensors.image("depth", InputState(State.OK, 5, payload=Sample(raw)), 5, sensors.cameras)
+        lone_image(sensors, "depth", InputState(State.OK, 5, payload=Sample(raw)), 5)
 
 
 def test_a_held_image_of_the_target_camera_itself_is_moved_to_the_reference_time():
@@ -216,7 +217,7 @@ def test_a_held_image_of_the_target_camera_itself_is_moved_to_the_reference_time
         types, np.full((64, 96), 10, np.float32), "32FC1", stamp, "camera")))
 
     def seen(after_ms):
-        return sensors.image("depth", state, stamp + after_ms * 1_000_000, sensors.cameras).image
+        return lone_image(sensors, "depth", state, stamp + after_ms * 1_000_000).image
 
     at_10_m = seen(500)     # nothing is known of the motion
     for ms in range(-100, 601, 20):

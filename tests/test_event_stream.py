@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lone_input import lone_image
 
 from mss_models.modality import DEFAULT_ENCODINGS
 from mss_perception import messages
@@ -286,7 +287,7 @@ def sets_of(arrivals):
 
     def on_set(sensor_set):
         state = sensor_set.inputs["event"]
-        found.append((state, sensors.image("event", state, sensor_set.t_ref_ns, sensors.cameras)
+        found.append((state, lone_image(sensors, "event", state, sensor_set.t_ref_ns)
                       if state.state is State.OK else None))
     collector = Collector([config.inputs["event"]], config.collector, on_set, {"event": 50 * MS},
                           lambda reason: sensors.reset())

@@ -7,6 +7,7 @@ import math
 import cv2
 import numpy as np
 import pytest
+from lone_input import lone_image
 
 from mss_models.modality import DEFAULT_ENCODINGS, Encoding
 from mss_perception import rigid
@@ -290,9 +291,9 @@ def test_the_sensors_take_up_and_height_from_tf():
     up = tilted(15, 0, 0)[1]
     depth, which = depth_of(CAMERA, (-up, 1.3))
     state = InputState(State.OK, 5, payload=Sample(encode_image(types, depth, "32FC1", 5, "camera")))
-    guessed = sensors.image("depth", state, 5, sensors.cameras)
+    guessed = lone_image(sensors, "depth", state, 5)
     sensors.transforms.add_static("base_link", "camera", mounted(15, 1.3))
-    known = sensors.image("depth", state, 5, sensors.cameras)
+    known = lone_image(sensors, "depth", state, 5)
     assert known.figures["ground_known"] and known.figures["camera_height_m"] == pytest.approx(1.3, abs=2e-3)
     ground = known.image[90:, 20:100]
     assert np.abs(ground[..., 2] - 38.0).max() <= 1 and ground[..., 1].max() <= 1
@@ -308,4 +309,4 @@ def test_the_sensors_take_up_from_a_pitching_vehicle():
     sensors.transforms.add("odom", "base_link", 5, about_y(5))
     depth, _ = depth_of(CAMERA, (-tilted(20, 0, 0)[1], 1.2))
     state = InputState(State.OK, 5, payload=Sample(encode_image(types, depth, "32FC1", 5, "camera")))
-    assert np.abs(sensors.image("depth", state, 5, sensors.cameras).image[90:, 20:100, 2] - 38.0).max() <= 1
+    assert np.abs(lone_image(sensors, "depth", state, 5).image[90:, 20:100, 2] - 38.0).max() <= 1

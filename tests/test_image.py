@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from lone_input import lone_image
 from rosbags.typesys import Stores, get_typestore
 
 from mss_models.modality import DEFAULT_ENCODINGS, Encoding
@@ -135,7 +136,7 @@ def sensors(**cameras):
 
 
 def image_of(made, message):
-    return made.image("rgb", InputState(State.OK, 5, payload=Sample(message)), 5, made.cameras).image
+    return lone_image(made, "rgb", InputState(State.OK, 5, payload=Sample(message)), 5).image
 
 
 def test_a_compressed_picture_gives_what_the_raw_one_gives():

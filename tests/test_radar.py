@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lone_input import lone_image
 
 from mss_models.modality import DEFAULT_ENCODINGS, DELIVER_MODALITIES, NO_INTENSITY, Encoding
 from mss_perception import rigid
@@ -240,7 +241,7 @@ def sensors(**parameters):
 
 def image_of(one, message):
     state = InputState(State.OK, STAMP, 0, payload=Sample(message))
-    return one.image("radar", state, STAMP, one.cameras)
+    return lone_image(one, "radar", state, STAMP)
 
 
 def test_detections_go_from_the_message_to_the_image():
