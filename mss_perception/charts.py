@@ -13,6 +13,7 @@ from itertools import groupby
 
 WIDTH, LEFT, RIGHT = 1080, 74, 12
 PLOT = WIDTH - LEFT - RIGHT
+CURVE, BARS = 120, 170      # heights of the plots over time
 COLUMNS = 540       # finest resolution of a curve: one value for every two pixels
 
 
@@ -96,37 +97,36 @@ def _stack(spans: Sequence[tuple[str, float, float]]) -> dict[int, int]:
     return levels
 
 
-def curve(points: list[tuple[float, float]], duration: float, top: float, unit: str, css: str = "line",
-          height: float = 120) -> str:
+def curve(points: list[tuple[float, float]], duration: float, top: float, unit: str) -> str:
     """One value over time, as a line with dots; `top` is the axis' upper end."""
     def y_of(value: float) -> float:
-        return 8 + (height - 16) * (1 - min(value / top, 1.0))
+        return 8 + (CURVE - 16) * (1 - min(value / top, 1.0))
 
-    body = [*_value_axis(top, unit, y_of), *_time_axis(8, height - 8, duration)]
+    body = [*_value_axis(top, unit, y_of), *_time_axis(8, CURVE - 8, duration)]
     thin = _thinned(points)
     path = " ".join(f"{_x(t, duration):.1f},{y_of(value):.1f}" for t, value in thin)
-    body.append(f'<polyline points="{path}" class="{css}"/>')
+    body.append(f'<polyline points="{path}" class="line"/>')
     if len(thin) <= 240:
-        body += [f'<circle cx="{_x(t, duration):.1f}" cy="{y_of(v):.1f}" r="2" class="{css}-dot">'
+        body += [f'<circle cx="{_x(t, duration):.1f}" cy="{y_of(v):.1f}" r="2" class="line-dot">'
                  f"<title>{t:.2f} s: {v:.1f} {escape(unit)}</title></circle>" for t, v in thin]
-    return _svg(height + 14, body, f"{unit} over time")
+    return _svg(CURVE + 14, body, f"{unit} over time")
 
 
 def stacked_bars(columns: list[tuple[float, list[float]]], stages: Sequence[str], duration: float, frame_sec: float,
-                 unit: str, limit: float | None = None, height: float = 170) -> str:
+                 unit: str) -> str:
     """Values of every stage on top of each other, one bar per frame. columns: (t, value per stage).
 
-    `limit` draws a line. Bars beyond 1.15 times the 99.5th percentile are cut: one slow first frame must not flatten
-    the rest; its title still tells.
+    Bars beyond 1.15 times the 99.5th percentile are cut: one slow first frame must not flatten the rest; its title
+    still tells.
     """
     columns = _worst_of(columns, duration)
     totals = sorted(sum(values) for _, values in columns)
     top = 1.15 * max(totals[math.ceil(0.995 * len(totals)) - 1] if totals else 1.0, 1e-3)
 
     def y_of(value: float) -> float:
-        return 8 + (height - 16) * (1 - min(value / top, 1.0))
+        return 8 + (BARS - 16) * (1 - min(value / top, 1.0))
 
-    body = [*_value_axis(top, unit, y_of), *_time_axis(8, height - 8, duration)]
+    body = [*_value_axis(top, unit, y_of), *_time_axis(8, BARS - 8, duration)]
     step = max(frame_sec, duration / COLUMNS)
     for t, values in columns:
         base, x0 = 0.0, _x(t, duration)
@@ -135,10 +135,7 @@ def stacked_bars(columns: list[tuple[float, list[float]]], stages: Sequence[str]
             y = y_of(base + value)
             body.append(_rect(x0, y, width, y_of(base) - y, f"stage{index}", f"{t:.2f} s: {stage} {value:.1f} {unit}"))
             base += value
-    if limit is not None and limit <= top:
-        body.append(f'<line x1="{LEFT}" y1="{y_of(limit):.1f}" x2="{WIDTH - RIGHT}" y2="{y_of(limit):.1f}" '
-                    'class="limit"/>')
-    return _svg(height + 14, body, "time of each stage, frame by frame")
+    return _svg(BARS + 14, body, "time of each stage, frame by frame")
 
 
 def _value_axis(top: float, unit: str, y_of) -> list[str]:

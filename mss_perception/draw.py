@@ -13,18 +13,20 @@ import numpy as np
 
 from mss_models.labels import LabelSet
 
-COLUMNS = 4     # of a sheet
+COLUMNS = 4                     # of a sheet
+OPACITY = 0.55                  # of classes over an image
+NEAR_M, FAR_M = 2.0, 60.0       # warmest and coldest of the points over an image
 BACKGROUND = {"event": 24, "lidar": 24, "depth": 24}      # grey behind sparse measurements
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet, opacity: float = 0.55) -> np.ndarray:
+def overlay(image: np.ndarray, labels: np.ndarray, label_set: LabelSet) -> np.ndarray:
     """Class colours over an image: (H, W, 3) and (H, W) uint8 -> (H, W, 3) uint8. Ignored pixels stay as they are.
 
     An image of another size is scaled to the labels.
     """
     if image.shape[:2] != labels.shape:
         image = cv2.resize(image, labels.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    blended = cv2.addWeighted(image, 1 - opacity, label_set.colorize(labels), opacity, 0)
+    blended = cv2.addWeighted(image, 1 - OPACITY, label_set.colorize(labels), OPACITY, 0)
     ignored = labels >= len(label_set)
     blended[ignored] = image[ignored]
     return blended
@@ -64,8 +66,7 @@ def greyed(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
 
 
-def points_over(image: np.ndarray, uv: np.ndarray, distance: np.ndarray, near: float = 2.0,
-                far: float = 60.0) -> np.ndarray:
+def points_over(image: np.ndarray, uv: np.ndarray, distance: np.ndarray) -> np.ndarray:
     """Projected points on an image: uv (N, 2) pixels and distance (N,) metres -> a new (H, W, 3) uint8.
 
     Colours as in `picture`; the farthest are drawn first. Points outside the image are left out.
@@ -73,7 +74,7 @@ def points_over(image: np.ndarray, uv: np.ndarray, distance: np.ndarray, near: f
     canvas = image.copy()
     if len(uv) == 0:
         return canvas
-    scale = np.log(np.clip(distance, near, far) / near) / np.log(far / near)
+    scale = np.log(np.clip(distance, NEAR_M, FAR_M) / NEAR_M) / np.log(FAR_M / NEAR_M)
     colours = cv2.applyColorMap((255 * (1 - scale)).astype(np.uint8).reshape(-1, 1), cv2.COLORMAP_TURBO)[:, 0, ::-1]
     radius = max(1, round(image.shape[1] / 500))
     height, width = image.shape[:2]

@@ -367,7 +367,7 @@ border-top:3px solid var(--accent)}
 section{background:var(--panel);border:1px solid var(--rule);border-radius:10px;padding:20px 22px;margin-bottom:20px}
 svg{display:block;width:100%;height:auto;font:11px system-ui,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 svg text{fill:var(--ink)}svg .tick{fill:var(--soft)}svg .row{font-size:13px;font-weight:600}
-.grid{stroke:var(--rule);stroke-width:1}.limit{stroke:var(--missing);stroke-width:1.5;stroke-dasharray:5 4}
+.grid{stroke:var(--rule);stroke-width:1}
 .OK{fill:var(--ok);background:var(--ok)}.HELD{fill:var(--held);background:var(--held)}
 .LATE{fill:var(--late);background:var(--late)}.MISSING{fill:var(--missing);background:var(--missing)}
 .STALE{fill:var(--stale);background:var(--stale)}.INVALID{fill:var(--invalid);background:var(--invalid)}

@@ -22,6 +22,7 @@ from mss_perception.message_types import ACCEPTED
 from mss_perception.messages import stamp_ns
 from mss_perception.ros_compat import Subscriber, message_class, tf2_msgs
 
+PAUSE = 4               # messages of a topic that lack one after the other when it has paused
 WARNED_CALLS = 11       # calls, one a second, over which a loss is warned of
 # rclpy's default ones, and durability: a camera_info that is sent once may be there before the node is.
 OVERRIDABLE = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
@@ -31,14 +32,13 @@ class LossEstimate:
     """How many messages of a topic never arrived.
 
     Where the middleware numbers a publisher's messages the count is exact from the first received one on. Elsewhere
-    gaps between stamps are held against the topic's own period, the median of the last intervals; a gap longer than
-    `longest_gap` periods is a sensor that paused, not a loss.
+    gaps between stamps are held against the topic's own period, the median of the last intervals; a gap that
+    lacks PAUSE messages or more is a sensor that paused, not a loss.
     """
 
-    def __init__(self, longest_gap: int = 4) -> None:
+    def __init__(self) -> None:
         self.received = 0
         self.lost = 0
-        self.longest_gap = longest_gap
         self._numbers: dict[bytes, int] = {}            # last sequence number of each publisher
         self._intervals: deque[int] = deque(maxlen=32)  # nanoseconds between stamps
         self._last_stamp: int | None = None
@@ -60,7 +60,7 @@ class LossEstimate:
         if len(self._intervals) < 8:
             return 0
         missing = round((stamp - previous) / statistics.median(self._intervals)) - 1
-        return missing if missing < self.longest_gap else 0
+        return missing if missing < PAUSE else 0
 
     @property
     def rate_hz(self) -> float | None:

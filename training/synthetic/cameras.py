@@ -14,6 +14,7 @@ from training.synthetic.raycast import Hits
 from training.synthetic.rig import Rig
 
 _CORNERS = ((-0.25, -0.25), (0.25, -0.25), (-0.25, 0.25))  # extra samples of a pixel that holds an edge, in pixels
+REACH_M = 55.0  # of the depth camera
 SMEAR_SAMPLES = 11  # of a smeared frame; odd, so that one is in the middle
 _LUMINANCE = np.float32([0.2126, 0.7152, 0.0722])
 
@@ -143,10 +144,10 @@ def grey_frame(drive: Drive, view: View, t: float) -> np.ndarray:
     return (light @ _LUMINANCE).reshape(view.camera.height, view.camera.width)
 
 
-def depth_frame(drive: Drive, view: View, t: float, rng: np.random.Generator, reach: float = 55.0) -> np.ndarray:
+def depth_frame(drive: Drive, view: View, t: float, rng: np.random.Generator) -> np.ndarray:
     """(H, W) f32 metres along the optical axis, NaN where there is no measurement.
 
-    An active stereo camera: noise grows with z squared, holes beyond `reach` (fewer and fewer returns from 60 % of it),
+    An active stereo camera: noise grows with z squared, holes beyond REACH_M (fewer and fewer returns from 60 % of it),
     at grazing and at mirroring surfaces, and beside depth edges, where one of its eyes sees something else. The air
     takes contrast: its matches get noisier and fewer, and with less than 15 % there are none. Drops hide some, too."""
     shape = view.camera.height, view.camera.width
@@ -155,7 +156,7 @@ def depth_frame(drive: Drive, view: View, t: float, rng: np.random.Generator, re
     seen = drive.surface(hits, directions, view.pixel_angle)
     z = hits.t * view.directions[:, 2]
     facing = -np.einsum("ij,ij->i", hits.normal, directions)
-    chance = np.clip((reach - z) / (0.4 * reach), 0, 1) ** 0.5 * np.clip(facing / 0.06, 0, 1)
+    chance = np.clip((REACH_M - z) / (0.4 * REACH_M), 0, 1) ** 0.5 * np.clip(facing / 0.06, 0, 1)
     chance *= 1 - 0.75 * np.clip(seen.gloss, 0, 1)
     noise = 0.004 + 0.0009 * z * z
     if drive.light.extinction:
