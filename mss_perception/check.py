@@ -26,7 +26,7 @@ from tqdm import tqdm
 from mss_perception import proposal_files
 from mss_perception.bags import BagError, open_bag
 from mss_perception.calibration import CalibrationError
-from mss_perception.config import Config, ConfigError
+from mss_perception.config import Config, ConfigError, absolute
 from mss_perception.findings import Findings, judge, latencies_ns
 from mss_perception.options import at_least, positive
 from mss_perception.proposal import SERVED_BY, Proposal, holds_results, known_cameras, propose
@@ -132,7 +132,7 @@ def serves(topic: Topic, config: Config) -> str:
     """The role of a topic by the configuration, or in brackets what it could be."""
     if role := config.topic_roles().get(topic.name):
         return role
-    if topic.name == "/" + config.labels_topic.lstrip("/"):
+    if topic.name == absolute(config.labels_topic):
         return "labels"
     if holds_results(topic):
         return "(labels)" if topic.kind == "grey" else ""

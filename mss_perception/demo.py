@@ -27,7 +27,7 @@ from mss_models.checkpoint import DEFAULT_CHECKPOINT
 from mss_models.runtime import TorchRuntime, open_runtime
 from mss_perception import calibration, live, live_checks, scoring
 from mss_perception.bags import bag_summary
-from mss_perception.config import Config
+from mss_perception.config import Config, absolute
 from mss_perception.faults import SECOND
 from mss_perception.live import Process
 from mss_perception.options import at_least, positive
@@ -207,7 +207,7 @@ def run(out: Path, bag: Path, settings: Mapping, faults: Sequence[str], seed: in
     config = Config.from_yaml(config_file)
     tick_sec = 1 / config.collector.tick_rate_hz
     # At the camera's own rate: which of its frames open sets at a lower one depends on the moment of the start.
-    camera = bag_summary(bag).topics["/" + config.inputs[config.target_cameras[0]].topic]
+    camera = bag_summary(bag).topics[absolute(config.inputs[config.target_cameras[0]].topic)]
     config.set("tick_rate_hz", max(config.collector.tick_rate_hz, camera.rate_hz))
     replay = Replay(bag, out / "replay", config, faults, seed, write_bag=True)
     replay()
