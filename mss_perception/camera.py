@@ -122,8 +122,8 @@ class Camera:
         return whole if bin_x == bin_y == 1 else whole.scaled(whole.width // bin_x, whole.height // bin_y)
 
     def in_frame(self, frame_id: str) -> Camera:
-        """The same camera with its data in another frame; itself when none is named."""
-        return replace(self, frame_id=frame_id) if frame_id else self
+        """The same camera with its data in another frame, with or without a leading slash; itself for none."""
+        return replace(self, frame_id=frame) if (frame := frame_id.lstrip("/")) else self
 
     def scaled(self, width: int, height: int) -> Camera:
         """The same view on another pixel grid; pixel corners, not centres, stay where they are."""

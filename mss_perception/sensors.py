@@ -198,8 +198,7 @@ class Sensors:
 
     def _placed(self, name: str, camera: Camera) -> Camera:
         """The camera in the frame that the configuration names, if it does."""
-        frame = self.config.inputs[name].frame_id.lstrip("/") if name in self.config.inputs else ""
-        return camera.in_frame(frame)
+        return camera.in_frame(self.config.inputs[name].frame_id) if name in self.config.inputs else camera
 
     def arrived(self, name: str, message) -> Sample:
         """A data message, before the collector gets it: notice a repeated payload, decode a stream's packet."""

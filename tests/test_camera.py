@@ -164,6 +164,11 @@ def test_scaling_keeps_pixel_corners():
     assert (small.width, small.height, small.frame_id) == (160, 240, "camera_optical")
 
 
+@pytest.mark.parametrize("named, frame", [("", "camera_optical"), ("lens", "lens"), ("/lens", "lens")])
+def test_in_another_frame(named, frame):
+    assert camera("plumb_bob", PLUMB_BOB).in_frame(named).frame_id == frame
+
+
 def info(**changes):
     message = encode_camera_info(bag_types(), camera("plumb_bob", PLUMB_BOB), 5)
     for name, value in changes.items():

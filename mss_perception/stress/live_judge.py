@@ -51,7 +51,8 @@ class StormJudge:
         self.tick_ns = SECOND / self.config.collector.tick_rate_hz
         self.planned = self._planned()
         self.began = {name: [lines[0]["tau"] for lines in played.lines(name) if lines] for name in self.sensors}
-        self.trouble = {name: self._late(name) + self._late(CLOCK) + self._counted(name) for name in self.sensors}
+        late_clock = self._late(CLOCK)
+        self.trouble = {name: self._late(name) + late_clock + self._counted(name) for name in self.sensors}
 
     def __call__(self) -> Verdict:
         calms = [self._calm(record) for record in self.records]
