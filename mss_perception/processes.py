@@ -54,7 +54,8 @@ def run(work: Callable, items: Sequence, jobs: int, *, ordered: bool = False,
                 process.terminate()
             pool.shutdown(cancel_futures=True)
             for process in workers:  # a shutdown that was interrupted before does not wait a second time
-                process.join()
+                while process.is_alive():  # the pool's thread waits for it, too: whoever comes second learns nothing
+                    process.join(0.1)
 
 
 def call_within(within: Callable[[], AbstractContextManager], work: Callable, item):
