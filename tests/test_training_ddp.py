@@ -126,7 +126,7 @@ def test_a_batch_is_the_same_in_parts(tree):
 
 def test_two_processes_train_and_go_on(tree, pair):
     """One log, one checkpoint, resumable with every random state."""
-    with pytest.raises(TrainingError, match="by other processes .*: processes was 2 and is None"):
+    with pytest.raises(TrainingError, match="trained otherwise: processes was 2 and is None"):
         train(override(find_recipe("debug"), LONGER), tree, pair / "parts", resume=True)
     states = [torch.load(pair / one / "state.pt", weights_only=True) for one in ("whole", "parts")]
     for part in ("model", "average"):

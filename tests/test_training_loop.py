@@ -74,7 +74,7 @@ def test_resuming_on_other_data_is_refused(tree, tmp_path):
     train(DEBUG, moved, tmp_path / "run", resume=True, stop_at=2)  # the same data elsewhere
     frame = Deliver(moved, "train").frames[0]
     frame.labels.write_bytes(frame.labels.read_bytes() + b"another picture")
-    with pytest.raises(TrainingError, match=r"trained on other data .*: train was 8 frames .* and is 8 frames"):
+    with pytest.raises(TrainingError, match=r"trained otherwise: train was 8 frames .* and is 8 frames"):
         train(DEBUG, moved, tmp_path / "run", resume=True)
     shutil.rmtree(moved / "img/sun/val")
     with pytest.raises(TrainingError, match=r"val was 2 frames .* and is 2 frames"):  # evenly spread over fewer
@@ -236,6 +236,9 @@ def test_checkpoint_card_and_init(tree, tmp_path, capsys):
     assert set(saved.card["val_miou_present"]) == {"rgb", "depth", "event", "lidar", "rgb+depth+event+lidar"}
     init = ["--init", str(tmp_path / "a/last.safetensors"), "--data", str(tree)]
     assert main(["debug", *init, "--out", str(tmp_path / "b")]) == 0
+    assert checkpoints.load(tmp_path / "b/last.safetensors").card["init"] == saved.model_id
+    assert main(["debug", *init[2:], "--out", str(tmp_path / "b"), "--resume"]) == 2  # what it began with is its part
+    assert f"init was {saved.model_id} and is None; give the same --data, --init" in capsys.readouterr().err
     assert main(["debug", *init, "--out", str(tmp_path / "c"), "--set", "head_width=64"]) == 2
     assert "--init" in (message := capsys.readouterr().err) and "its architecture is" in message
 

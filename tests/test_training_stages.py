@@ -119,7 +119,9 @@ def test_both_start_from_a_published_encoder(tree, tmp_path, capsys):
     still = ["lr=1e-9", "weight_decay=0", "teacher.lr=1e-9", "teacher.weight_decay=0"]
     assert run("run", source, *still) == 0
     for folder in (out / "teacher", out):
-        encoder = checkpoints.load(folder / "last.safetensors").model.backbone
+        saved = checkpoints.load(folder / "last.safetensors")
+        assert saved.card["init"] == checkpoints.model_id(source.read_bytes())
+        encoder = saved.model.backbone
         for ours, theirs in ((encoder.stages[0].embed.proj.weight, "patch_embed1.proj.weight"),
                              (encoder.stages[3].blocks[1].mlp.fc2.bias, "block4.1.mlp.fc2.bias")):
             torch.testing.assert_close(ours, state[theirs], rtol=1e-3, atol=1e-4)  # checkpoints are fp16

@@ -40,8 +40,8 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
           before: Sequence[Mapping] = ()) -> dict:
     """Trains `recipe` on the data set at `data` and leaves the results in `out`; returns the last scores.
 
-    resume: go on from out/state.pt. init: start from another checkpoint's weights (same architecture and labels), or
-    with a published encoder.
+    resume: go on from out/state.pt; all else must be as it was. init: start from another checkpoint's weights (same
+    architecture and labels), or with a published encoder.
     teacher: the checkpoint that a student learns from (same modalities, labels and encodings).
     before: what the stages before this one were, for the checkpoints' cards, see training.stages.
     stop_at: leave, resumably, after that many iterations. Ctrl-C and SIGTERM do the same after the iteration at hand.
@@ -50,11 +50,11 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
     Raises TrainingError (non-finite loss, a run folder or a teacher that does not fit), DatasetError, RecipeError,
     TeacherError for text and image teachers, and OptionError for a device that is not there.
     """
-    run = Training(recipe, data, out, teacher, device, command, before)
+    run = Training(recipe, data, out, init, teacher, device, command, before)
     state = load_state(recipe, run.data_card, out) if resume else None
     if state and state["iteration"] == recipe.iterations:
         return state["scores"]
-    run.begin(state, init)
+    run.begin(state)
     run(min(recipe.iterations, stop_at or recipe.iterations))
     return run.scores
 
@@ -62,8 +62,8 @@ def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: 
 class Training:
     """One process's part of a training: what it learns from and with, how far it is. `begin` it, then call it."""
 
-    def __init__(self, recipe: Recipe, data: Path, out: Path, teacher: Path | None, device: str, command: str,
-                 before: Sequence[Mapping]) -> None:
+    def __init__(self, recipe: Recipe, data: Path, out: Path, init: Path | None, teacher: Path | None, device: str,
+                 command: str, before: Sequence[Mapping]) -> None:
         """All as in `train`."""
         self.recipe, self.out, self.command, self.before = recipe, out, command, before
         self.group, self.device = Group(), choose_device(device)
@@ -73,19 +73,18 @@ class Training:
             for split, limit in (("train", None), ("val", recipe.eval_frames)))
         check_augmentation(recipe, self.train_set)
         self.model = make_model(recipe, len(self.train_set.labels))
-        self.teacher_id = give_teacher(self.model, teacher, recipe, self.train_set, self.device)
-        self.data_card = describe_data(self.train_set, self.val_set)
-        if self.teacher_id:
-            self.data_card["teacher"] = self.teacher_id
+        teacher_id = give_teacher(self.model, teacher, recipe, self.train_set, self.device)
+        self.sources = {"teacher": teacher_id} if teacher_id else {}
+        if init is not None:
+            self.sources["init"] = start_from(self.model, init, self.train_set)
+        self.data_card = describe_data(self.train_set, self.val_set) | self.sources
         if self.group.size > 1:
             self.data_card["processes"] = str(self.group.size)
         self.iteration, self.best, self.scores = 0, -1.0, {}
 
-    def begin(self, state: Mapping | None, init: Path | None) -> None:
+    def begin(self, state: Mapping | None) -> None:
         """Make ready for the first iteration, or for the one after those of `state`."""
         recipe, device, group = self.recipe, self.device, self.group
-        if init is not None:
-            start_from(self.model, init, self.train_set)
         self.model.to(device).train()
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False) if recipe.ema else self.model
         self.optimiser = make_optimiser(self.model, recipe)
@@ -178,9 +177,8 @@ class Training:
 
     def save_checkpoint(self, name: str) -> None:
         card = {"command": self.command, "recipe": to_dict(self.recipe), "iterations": self.iteration,
-                "frames": len(self.train_set), "data": self.train_set.card, "val_miou_present": self.scores}
-        if self.teacher_id:
-            card["teacher"] = self.teacher_id
+                "frames": len(self.train_set), "data": self.train_set.card, "val_miou_present": self.scores,
+                **self.sources}
         if self.before:
             card["stages_before"] = list(self.before)
         checkpoints.save(self.out / name, self.average, self.train_set.labels, self.train_set.encodings, card,

@@ -37,19 +37,20 @@ def make_optimiser(model: System, recipe: Recipe) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.999), eps=1e-8)
 
 
-def start_from(model: System, path: Path, dataset: Dataset) -> None:
+def start_from(model: System, path: Path, dataset: Dataset) -> str:
     """Copies weights into the model: all of a checkpoint's, or a published encoder's into its encoders.
 
-    Raises TrainingError where they are for something else.
+    Returns the file's model_id. Raises TrainingError where the weights are for something else.
     """
     if is_checkpoint(path):
         given = _load(model, path, dataset, "--init", ("architecture",))
         model.load_state_dict(given.model.state_dict())
-        return
+        return given.model_id
     try:
         fill_encoder(model, read(path))
     except ImportingError as error:
         raise TrainingError(f"--init {path}: {error}") from error
+    return checkpoints.model_id(path.read_bytes())
 
 
 def is_checkpoint(path: Path) -> bool:

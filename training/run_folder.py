@@ -29,8 +29,9 @@ def begin(recipe: Recipe, out: Path) -> None:
 def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
     """The state to go on from.
 
-    data: what it learns from, see `train.describe_data`, and its teacher. Raises TrainingError if the folder's run had
-    another recipe, other data or another teacher, or its files are missing or damaged.
+    data: what it learns from, see `loop.describe_data`, its teacher and its first weights. Raises TrainingError if the
+    folder's run had another recipe, other data, another teacher or other first weights, or its files are missing or
+    damaged.
     """
     state, saved = out / "state.pt", out / "recipe.json"
     if not state.is_file() or not saved.is_file():
@@ -46,12 +47,10 @@ def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
     if changed := [name for name in wanted if given.get(name) != wanted[name]]:
         raise TrainingError(f"{out} was made with another recipe: " + "; ".join(
             f"{name} was {given.get(name)}, not {wanted[name]}" for name in changed))
-    if known != data:
-        raise TrainingError(f"{out} was trained on other data or by other processes or with another teacher: "
-                            + "; ".join(
-            f"{name} was {known.get(name)} and is {data.get(name)}" for name in known | data
-            if known.get(name) != data.get(name))
-            + "; give the same --data and --teacher, or start again in another --out")
+    if changed := [name for name in known | data if known.get(name) != data.get(name)]:
+        raise TrainingError(f"{out} was trained otherwise: " + "; ".join(
+            f"{name} was {known.get(name)} and is {data.get(name)}" for name in changed)
+            + "; give the same --data, --init and --teacher, or start again in another --out")
     return loaded
 
 
