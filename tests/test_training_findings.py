@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pytest
 
-from training.findings import FINDINGS, figure, judge_finding
+from training.findings import FINDINGS, SECOND_LOOKS, figure, judge_finding
 from training.recipes import find_recipe
 from training.reproduce_page import page
 from training.reproduce_plan import PLAN, TABLE
@@ -50,7 +50,7 @@ def test_figures():
 
 
 def test_every_finding_names_runs_of_the_plan():
-    named = {run for finding in FINDINGS for claim in finding.claims for run in claim.runs}
+    named = {run for finding in (*FINDINGS, *SECOND_LOOKS) for claim in finding.claims for run in claim.runs}
     planned = {run.name for run in PLAN}
     assert named <= planned and set(TABLE) <= planned
     assert list(BY_NUMBER) == [f"F{i}" for i in range(1, 13)] and len(planned) == len(PLAN)

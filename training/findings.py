@@ -146,6 +146,23 @@ FINDINGS: list[Finding] = [
             (near_prior("segformer_mean", 5),)),
 ]
 
+# What keeps a finding from holding: runs that were added when the verdicts were known, and rules that were written when
+# seed 1 of them was. They decide nothing.
+SECOND_LOOKS: list[Finding] = [
+    Finding("F1", "MPUs of attention alone",
+            (more("charm-c-attention", "charm-b", "average"), more("charm-attention", "charm-d", "average"))),
+    Finding("F3", "sampling by scores without bounds",
+            (more("charm-scores", "charm-uniform", "last1"), more("charm-uniform", "charm-scores-softmax", "last1"))),
+    Finding("F4", "the student trains as long as its teacher", (more("robustseg-long", "segformer_mean", "average"),)),
+    Finding("F4", "matched prototypes", (more("robustseg-matched", "teacher", "average"),)),
+    Finding("F4", "no prototypes", (more("robustseg-no_prototypes", "teacher", "average"),)),
+    Finding("F4", "prototypes as released", (more("robustseg-published_prototypes", "teacher", "average"),)),
+    Finding("F5", "the student trains as long as its teacher",
+            (at_most_less("robustseg-long", "segformer_mean", "all", 3),)),
+    Finding("F5", "matched prototypes", (at_most_less("robustseg-matched", "teacher", "all", 3),)),
+    Finding("F7", "with lambda 1", (more("equiseg-lambda1", "equiseg-no_guidance", "emm"),)),
+]
+
 
 @dataclass(frozen=True)
 class Verdict:

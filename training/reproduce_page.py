@@ -7,7 +7,7 @@ from statistics import mode
 
 import numpy as np
 
-from training.findings import FINDINGS, Results, Verdict, figure, judge_finding
+from training.findings import FINDINGS, SECOND_LOOKS, Finding, Results, Verdict, figure, judge_finding
 from training.reproduce_plan import PLAN, TABLE
 
 COLUMNS = {"Average": "average", "Top-1": "top1", "Last-1": "last1", "all": "all", "EMM": "emm", "RMM": "rmm",
@@ -31,7 +31,11 @@ def page(results: Sequence[Mapping], folder: str, notes: str = "") -> str:
         "## Findings", findings(by_seed),
         "A claim's margin, in points, is how far it holds; above 0 in every seed means that it holds. The rules are in "
         "training/findings.py and were fixed before the runs.",
-        "## Claims", claims(by_seed),
+        "## Claims", claims(FINDINGS, by_seed),
+        "## Second looks",
+        "What the findings come to when one thing is done otherwise. These runs were added when the verdicts above "
+        "were known, and the rules when seed 1 of these was: they decide none of the findings.",
+        claims(SECOND_LOOKS, by_seed, "done otherwise"),
         *([f"## Thoughts on what does not hold\n\nBy hand, from {folder}/notes.md.", notes.strip()] if notes else []),
         "## Further runs", table(others, by_seed),
     ]) + "\n"
@@ -86,12 +90,12 @@ def findings(by_seed: Mapping[int, Results]) -> str:
     return markdown(rows)
 
 
-def claims(by_seed: Mapping[int, Results]) -> str:
-    rows = [["", "claim", "margin per seed", "verdict"]]
-    for finding in FINDINGS:
+def claims(findings: Sequence[Finding], by_seed: Mapping[int, Results], text: str = "") -> str:
+    """A row per claim. text: the heading of a column with the findings' texts, if there is to be one."""
+    rows = [["", *[text] * bool(text), "claim", "margin per seed", "verdict"]]
+    for finding in findings:
         for claim, verdict in zip(finding.claims, judge_finding(finding, by_seed)[1], strict=True):
-            rows.append([finding.number, claim.text, per_seed(verdict),
-                         verdict.text])
+            rows.append([finding.number, *[finding.text] * bool(text), claim.text, per_seed(verdict), verdict.text])
     return markdown(rows)
 
 
