@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from benchmarks.rows import Row, Skipped, optional
 from mss_perception.collector import Collector, SensorSet
 from mss_perception.config import CollectorConfig, InputConfig
-from mss_perception.inputs import nanoseconds
+from mss_perception.units import nanoseconds
 
 RATES_HZ = {"rgb": 30, "depth": 10, "event": 10, "lidar": 10}
 LATENCY_SEC = {"rgb": 0.015, "depth": 0.03, "event": 0.005, "lidar": 0.045}

@@ -16,8 +16,8 @@ from benchmarks.rows import Result
 from mss_perception import messages
 from mss_perception.bags import BagWriter, typestore
 from mss_perception.config import Config
-from mss_perception.inputs import nanoseconds
 from mss_perception.replay import Replay
+from mss_perception.units import nanoseconds
 
 SIZE, POINTS, FRAMES, RATE_HZ, RUNS = 512, 131_072, 40, 10.0, 3
 START_NS = 1_700_000_000_000_000_000

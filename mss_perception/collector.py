@@ -95,7 +95,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mss_perception.config import CollectorConfig, InputConfig
-from mss_perception.inputs import Counts, Input, InputState, Sample, State, Stream, nanoseconds
+from mss_perception.inputs import Counts, Input, InputState, Sample, State, Stream
+from mss_perception.units import nanoseconds
 
 log = logging.getLogger(__name__)
 

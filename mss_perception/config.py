@@ -20,6 +20,7 @@ from typing import Any
 from mss_perception import parameter_file
 from mss_perception.message_types import ACCEPTED, default_type
 from mss_perception.parameters import ConfigError, convert, flattened, parameter, wrong
+from mss_perception.units import nanoseconds
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,15 @@ class InputConfig:
 
     @property
     def clock_offset_ns(self) -> int:
-        return round(1e9 * self.clock_offset_sec)
+        return nanoseconds(self.clock_offset_sec)
 
     def true_ns(self, stamp_ns: int) -> int:
         """When that was measured which the driver stamped so; 0, a stamp that was never set, stays 0."""
         return stamp_ns - self.clock_offset_ns if stamp_ns else 0
+
+    def stamp_of(self, t_ref_ns: int) -> int:
+        """How the driver stamps what goes with that reference time."""
+        return t_ref_ns + nanoseconds(self.offset_sec) + self.clock_offset_ns
 
 
 def modality_of(name: str) -> str:

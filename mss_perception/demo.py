@@ -28,12 +28,13 @@ from mss_models.runtime import TorchRuntime, open_runtime
 from mss_perception import calibration, live, live_checks, scoring
 from mss_perception.bags import bag_summary
 from mss_perception.config import Config, absolute
-from mss_perception.faults import SECOND
 from mss_perception.live import Process
 from mss_perception.options import at_least, positive
 from mss_perception.player import calibration_of
-from mss_perception.replay import USER_ERRORS, Replay, Truth, table
+from mss_perception.replay import USER_ERRORS, Replay, table
 from mss_perception.report import Report, write_report
+from mss_perception.truth import Truth
+from mss_perception.units import SECOND
 
 FAULTS = (
     "rgb:drop@1.6-3.0", "depth:drop@2.6-4.0", "event:drop@3.6-5.0", "lidar:drop@4.6-6.0",   # each dies and returns

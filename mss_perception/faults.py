@@ -31,6 +31,7 @@ from mss_perception.messages.compressed_images import DEPTH_ENCODINGS, decompres
 from mss_perception.messages.event_packets import disturb_pixels
 from mss_perception.messages.images import PIXEL_FORMATS
 from mss_perception.radar import RANGE_FIELDS
+from mss_perception.units import SECOND
 
 GRAMMAR = "INPUT:KIND[=AMOUNT]@START-[END], e.g. rgb:drop@3-5 or lidar:delay=0.25@2- (seconds from the bag's start)"
 
@@ -49,7 +50,6 @@ TAKES_AMOUNT = ("delay", "stamp", "noise")
 NEEDS_PAYLOAD = ("noise", "corrupt")
 WITHOUT_PAYLOAD = ("odom", "tf", "tf_static")       # and <input>/info
 
-SECOND = 1_000_000_000
 BUFFERS = (np.ndarray, array.array, bytes)
 
 

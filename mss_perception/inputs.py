@@ -12,14 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from mss_perception.config import InputConfig
+from mss_perception.units import nanoseconds
 
 REMEMBERED_STEPS = 8
 REMEMBERED_MISSES = 16
 ENOUGH_COVERAGE = 0.5       # of a stream's window
-
-
-def nanoseconds(sec: float) -> int:
-    return round(sec * 1e9)
 
 
 class State(enum.Enum):

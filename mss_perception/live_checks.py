@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from mss_perception import live
-from mss_perception.faults import SECOND
+from mss_perception.units import SECOND
 
 ENOUGH_OUTPUTS = 0.9        # of the ticks; the rest may be replaced by newer sets while the machine is busy
 MOST = 0.8                  # of the outputs must come from the sets that a replay of the bag gives

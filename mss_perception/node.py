@@ -40,12 +40,12 @@ from mss_models.runtime import OptionError, open_runtime
 from mss_perception import ros_compat, ros_params
 from mss_perception.calibration import CalibrationError
 from mss_perception.config import Config, ConfigError
-from mss_perception.faults import SECOND
 from mss_perception.pipeline import Output, Pipeline
 from mss_perception.ros_diagnostics import Diagnostics
 from mss_perception.ros_outputs import Outputs
 from mss_perception.ros_process import Interrupted, Interruptible, ignore_signals, leave, spin
 from mss_perception.ros_topics import Topic, subscribe
+from mss_perception.units import SECOND
 
 DIAGNOSTICS_PERIOD_SEC = 1.0
 SWITCH_SEC = 2e-4           # for which a thread keeps the interpreter when another one wants it; Python has 5 ms

@@ -26,11 +26,12 @@ from mss_perception.collector import Collector, SensorSet
 from mss_perception.config import Config, ConfigError, modality_of
 from mss_perception.hand_over import HandOver
 from mss_perception.health import Health
-from mss_perception.inputs import InputState, nanoseconds
+from mss_perception.inputs import InputState
 from mss_perception.lane import LaneImage
 from mss_perception.messages import stamp_ns
 from mss_perception.output import Output, summary
 from mss_perception.sensors import INVALID_DATA, Sensors, View, joined, packet_span
+from mss_perception.units import nanoseconds
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from mss_perception.bags import BagError, BagSummary, OpenBag, begins_with_heade
 from mss_perception.calibration import Calibration
 from mss_perception.camera import Camera
 from mss_perception.config import Config, absolute
-from mss_perception.faults import SECOND, FaultSchedule
+from mss_perception.faults import FaultSchedule
 from mss_perception.message_types import TF
 from mss_perception.messages import decode_transforms, stamp_ns
+from mss_perception.units import SECOND
 
 STAMP = struct.Struct("<iI")    # sec, nanosec of a std_msgs/Header, which CDR puts right behind its 4 bytes of preamble
 STAMP_OFFSET = 4

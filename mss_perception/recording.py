@@ -21,10 +21,11 @@ from mss_models.labels import LabelSet
 from mss_perception import draw, messages, scoring
 from mss_perception.bags import BagWriter, bag_bytes
 from mss_perception.config import modality_of
-from mss_perception.faults import SECOND, Fault
+from mss_perception.faults import Fault
 from mss_perception.mask_message import mask_message
 from mss_perception.pipeline import Output
 from mss_perception.report import Picture
+from mss_perception.units import SECOND
 
 EVENLY = 6                  # pictures spread over the run; one more for each fault
 SHORT_SEC = 1.0             # a run in which there may be no set at or after the first of these times

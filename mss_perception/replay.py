@@ -27,7 +27,7 @@ import json
 import logging
 import re
 import sys
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -47,10 +47,10 @@ from mss_perception.bags import BagError, BagSummary, bag_summary, bags_in, read
 from mss_perception.calibration import CalibrationError
 from mss_perception.cluster import ClusterError, joined
 from mss_perception.config import Config, ConfigError, absolute
-from mss_perception.faults import GRAMMAR, KINDS, SECOND, Fault, FaultError, FaultSchedule, parse_fault
+from mss_perception.faults import GRAMMAR, KINDS, Fault, FaultError, FaultSchedule, parse_fault
 from mss_perception.health import REJECTED
-from mss_perception.message_types import ACCEPTED, COMPRESSED, IMAGE
-from mss_perception.messages import MessageError, decode_image, jpeg, stamp_ns
+from mss_perception.message_types import ACCEPTED
+from mss_perception.messages import MessageError, stamp_ns
 from mss_perception.options import at_least, positive
 from mss_perception.output import Output
 from mss_perception.pipeline import Pipeline
@@ -58,6 +58,8 @@ from mss_perception.processes import ProcessKilled, default_jobs
 from mss_perception.recording import Run, RunError, of_bag
 from mss_perception.report import Report, write_report
 from mss_perception.threads import limited_threads
+from mss_perception.truth import Truth, TruthError
+from mss_perception.units import SECOND
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class ReplayError(ValueError):
 
 
 USER_ERRORS = (ReplayError, BagError, CalibrationError, CheckpointError, ConfigError, FaultError, RunError,
-               MessageError, OptionError, ClusterError)
+               TruthError, MessageError, OptionError, ClusterError)
 
 
 class Replay:
@@ -143,7 +145,7 @@ class Replay:
 
     def _output(self, output: Output) -> None:
         # Labels have the stamps of the target camera's images.
-        labelled_ns = output.t_ref_ns + self.config.inputs[output.view].clock_offset_ns
+        labelled_ns = self.config.inputs[output.view].stamp_of(output.t_ref_ns)
         truth = None if output.dropped else self.truth.at(labelled_ns, output.epoch)
         if truth is not None:
             self._check_truth(truth, output.labels)
@@ -263,61 +265,6 @@ def expected_masks(faults: Sequence[Fault], config: Config, start_ns: int, stamp
     """The masks that faults ask for, with a network of these encodings."""
     window = {"window_sec": encodings["event"].params["window_sec"]} if "event" in encodings else {}
     return scoring.ExpectedMasks(faults, config, start_ns, stamps, **window)
-
-
-class Truth:
-    """The ground truth of the bag, read alongside the replay: only labels near the present are in memory.
-
-    topic: may be missing in the bag; then there is no truth. jump_back_ns: labels whose stamps go back by more belong
-    to the next epoch. Raises ReplayError for a topic of another type than images.
-    """
-
-    def __init__(self, bag: BagSummary, topic: str, ignore_id: int, tolerance_ns: int, jump_back_ns: int):
-        self.topic, self.ignore_id = absolute(topic), ignore_id
-        self.tolerance_ns, self.jump_back_ns = tolerance_ns, jump_back_ns
-        there = topic and self.topic in bag.topics
-        if there and (kind := bag.topics[self.topic].type) not in (IMAGE, COMPRESSED):
-            raise ReplayError(f"labels on {self.topic} are {kind}; must be {IMAGE} with mono8 label ids")
-        if topic and not there and self.topic != absolute(Config().labels_topic):
-            log.warning("bag %s has no labels on %s: nothing is scored", bag.path, self.topic)
-        self._messages = read_bag(bag.path, [self.topic]) if there else iter(())
-        self._near: deque[tuple[int, object]] = deque()
-        self._head: tuple[int, object] | None = None        # read, but later than asked for so far
-        self._newest = self._epoch = 0
-        self._advance()
-
-    def _advance(self) -> None:
-        entry = next(self._messages, None)
-        self._head = None if entry is None else (stamp_ns(entry[2].header), entry[2])
-
-    def _head_in_epoch(self) -> bool:
-        return self._head is not None and self._head[0] >= self._newest - self.jump_back_ns
-
-    def at(self, t_ref_ns: int, epoch: int) -> np.ndarray | None:
-        """(H, W) uint8 label ids of the nearest stamp within tolerance, or None. Raises ReplayError."""
-        if epoch != self._epoch:
-            while self._head_in_epoch():
-                self._newest = self._head[0]
-                self._advance()
-            self._epoch, self._newest = epoch, 0
-            self._near.clear()
-        while self._head_in_epoch() and self._head[0] <= t_ref_ns + self.tolerance_ns:
-            self._near.append(self._head)
-            self._newest = self._head[0]
-            self._advance()
-        while self._near and self._near[0][0] < t_ref_ns - self.tolerance_ns:
-            self._near.popleft()
-        nearest = min(self._near, key=lambda one: abs(one[0] - t_ref_ns), default=None)
-        if nearest is None or abs(nearest[0] - t_ref_ns) > self.tolerance_ns:
-            return None
-        message = nearest[1]
-        compressed = hasattr(message, "format")
-        lossy = compressed and bytes(message.data[:len(jpeg.START)]) == jpeg.START
-        labels = decode_image(message)
-        if labels.dtype != np.uint8 or labels.ndim != 2 or lossy:
-            raise ReplayError(f"labels on {self.topic} are {(message.format if compressed else message.encoding)!r}; "
-                              "must be mono8 label ids, if compressed as PNG: JPEG makes others of them")
-        return labels
 
 
 def roles_in(bag: BagSummary, config: Config) -> dict[str, str]:

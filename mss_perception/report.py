@@ -20,8 +20,9 @@ import numpy as np
 from mss_models.files import write_atomically
 from mss_models.labels import LabelSet
 from mss_perception import charts
-from mss_perception.faults import SECOND, Fault
+from mss_perception.faults import Fault
 from mss_perception.scoring import confusion_of
+from mss_perception.units import SECOND
 
 STATES = {
     "OK": "matched and used",

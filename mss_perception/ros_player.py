@@ -25,13 +25,14 @@ from rosgraph_msgs.msg import Clock
 from mss_perception import calibration
 from mss_perception.bags import BagSummary, bag_summary
 from mss_perception.config import Config
-from mss_perception.faults import KINDS, SECOND
+from mss_perception.faults import KINDS
 from mss_perception.options import at_least, number, positive
 from mss_perception.parameter_file import uses_sim_time
 from mss_perception.player import Timeline, calibration_of
 from mss_perception.ros_compat import TYPES, message_class
 from mss_perception.ros_params import one_line
 from mss_perception.ros_process import leave, on_signals
+from mss_perception.units import SECOND
 
 CLOCK_PERIOD_NS = SECOND // 100
 SETTLE_SEC = 2.0        # a subscriber may know of the publisher later than the publisher of it

@@ -23,13 +23,13 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
-from mss_perception.faults import SECOND
 from mss_perception.message_types import CLOUD, IMAGE, INFO, ODOMETRY
 from mss_perception.ros_compat import TYPES, message_class
 from mss_perception.ros_process import leave, on_signals
 from mss_perception.stress.live_storm import CLOCK, LiveStorm
 from mss_perception.stress.rig import MS
 from mss_perception.stress.storm import Sent
+from mss_perception.units import SECOND
 
 CLOCK_PERIOD_NS = 10 * MS
 CLOUDS = ("lidar", "event")

@@ -17,7 +17,8 @@ import numpy as np
 from mss_models.labels import LabelSet
 from mss_models.metrics import Confusion
 from mss_perception.config import Config, modality_of
-from mss_perception.faults import SECOND, Fault
+from mss_perception.faults import Fault
+from mss_perception.units import SECOND, nanoseconds
 
 
 def mask_name(mask: Mapping[str, bool]) -> str:
@@ -75,13 +76,13 @@ class ExpectedMasks:
 
     def _expected(self, name: str, t_ref_ns: int) -> bool | None:
         one = self.config.inputs[name]
-        centre = t_ref_ns + round(one.offset_sec * SECOND) + one.clock_offset_ns
-        tolerance = round(one.tolerance_sec * SECOND)
+        centre = one.stamp_of(t_ref_ns)
+        tolerance = nanoseconds(one.tolerance_sec)
         if modality_of(name) == "event":
             # Stamps are where packets begin; the last before t_ref reaches to within the tolerance.
             low, high = centre - tolerance - round(self.spacing[name]), centre
         else:
-            low, high = centre - max(tolerance, round(one.hold_sec * SECOND)), centre + tolerance
+            low, high = centre - max(tolerance, nanoseconds(one.hold_sec)), centre + tolerance
         stamps = self.stamps[name]
         first, behind = bisect.bisect_left(stamps, low), bisect.bisect_right(stamps, high)
         if first == behind:
@@ -119,7 +120,9 @@ class ExpectedMasks:
         return self._first_ns(name) - first > awaited_sec * SECOND
 
     def _first_ns(self, name: str) -> int:
-        return self.config.inputs[name].true_ns(self.all_stamps[name][0])
+        """The reference time that its first sample goes with."""
+        one = self.config.inputs[name]
+        return one.true_ns(self.all_stamps[name][0]) - nanoseconds(one.offset_sec)
 
 
 def _concerned(fault: Fault, config: Config) -> set[str]:

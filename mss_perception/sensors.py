@@ -23,7 +23,7 @@ from mss_perception.event_stream import EventStream
 from mss_perception.events import EventLane
 from mss_perception.hha import level_of
 from mss_perception.image import ImageLane
-from mss_perception.inputs import InputState, nanoseconds
+from mss_perception.inputs import InputState
 from mss_perception.lane import LaneImage, LaneInvalid
 from mss_perception.lidar import LidarLane, Returns, point_times_ns
 from mss_perception.messages import (
@@ -41,6 +41,7 @@ from mss_perception.projection import Motion
 from mss_perception.radar import Echoes, RadarLane, cloud_detections, polar_detections
 from mss_perception.rectify import Rectification
 from mss_perception.transforms import TransformMissing, Transforms
+from mss_perception.units import nanoseconds
 
 log = logging.getLogger(__name__)
 
@@ -319,8 +320,8 @@ class Sensors:
         # The collector has chosen the packets; the lane sees these and no others, live and in replay alike, and asks
         # them by their driver's clock.
         packets = [sample.events for sample in state.payload]
-        return Seen(lane, lane(packets, t_ref_ns + nanoseconds(config.offset_sec) + config.clock_offset_ns,
-                               state.stamp_ns + config.clock_offset_ns, state.coverage))
+        return Seen(lane, lane(packets, config.stamp_of(t_ref_ns), state.stamp_ns + config.clock_offset_ns,
+                               state.coverage))
 
     def moved(self, name: str, target: str, frame: str, message, times_ns: np.ndarray | None,
               t_ref_ns: int) -> tuple[Motion, bool]:

@@ -23,10 +23,10 @@ from mss_perception.bags import BagError, BagSummary, bag_summary, read_bag
 from mss_perception.camera import Camera, CameraError
 from mss_perception.event_stream import EventStream
 from mss_perception.events import EventLane
-from mss_perception.inputs import nanoseconds
 from mss_perception.lane import LaneInvalid
 from mss_perception.message_types import EVENT_ARRAYS, EVENT_PACKET
 from mss_perception.messages import EventPicture, Events, MessageError
+from mss_perception.units import nanoseconds
 
 LONGEST_SEC = 1e6
 LEAST_WIDTH = 640       # a smaller picture is enlarged, so that single pixels can be told apart

@@ -26,8 +26,8 @@ from mss_perception.messages import decode_cloud, decode_image, stamp_ns
 from mss_perception.options import number
 from mss_perception.projection import Motion, project_points
 from mss_perception.sensors import INVALID_DATA, Sensors
+from mss_perception.units import SECOND
 
-SECOND = 1_000_000_000
 AROUND_SEC = 0.5        # messages this far from the moment are looked at
 LEAST_WIDTH = 960       # a smaller picture is enlarged, so that single points can be told apart
 

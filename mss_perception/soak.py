@@ -18,11 +18,12 @@ from mss_perception import live, live_checks, scoring, watch
 from mss_perception.bags import BagSummary, bag_summary, read_bag
 from mss_perception.config import Config
 from mss_perception.demo import DURATION_SEC, choose, record_bag, run_live, write_config
-from mss_perception.faults import SECOND, Fault, parse_fault
+from mss_perception.faults import Fault, parse_fault
 from mss_perception.messages import stamp_ns
 from mss_perception.options import at_least, positive
 from mss_perception.player import LOOP_GAP_NS
 from mss_perception.replay import USER_ERRORS, expected_masks
+from mss_perception.units import SECOND
 
 FAULTED_AT_ONCE = 2     # of four inputs: alone, a sensor with a wrong clock cannot be told from a good one
 # Ranges, seconds: a delay is well below the deadline or beyond it and a tick of 0.2 s, a wrong stamp beyond both and

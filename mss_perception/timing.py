@@ -11,7 +11,8 @@ import numpy as np
 from mss_models.modality import DEFAULT_ENCODINGS
 from mss_perception.collector import Collector, SensorSet
 from mss_perception.config import Config
-from mss_perception.inputs import State, nanoseconds
+from mss_perception.inputs import State
+from mss_perception.units import nanoseconds
 
 LOCKED = 1 / 8          # of the period: 95 % of the differences of two streams in step lie this close to the median
 FEWEST = 5              # pairs of stamps that say anything

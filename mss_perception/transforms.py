@@ -14,8 +14,8 @@ from mss_perception import rigid
 from mss_perception.lane import LaneInvalid
 from mss_perception.messages import MessageError, decode_odometry, decode_transform
 from mss_perception.projection import Motion
+from mss_perception.units import SECOND
 
-SECOND = 1_000_000_000
 # A pose is guessed this far beyond the newest, going on at its speed and turn: odometry comes later than the sweep.
 LONGEST_EXTRAPOLATION_NS = SECOND // 10
 # Poses farther apart than this are not interpolated: odometry was lost in between.

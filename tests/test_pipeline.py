@@ -19,13 +19,14 @@ from mss_perception.bags import read_bag
 from mss_perception.calibration import Calibration, CalibrationError
 from mss_perception.camera import Camera
 from mss_perception.config import Config, ConfigError
-from mss_perception.faults import SECOND, FaultSchedule
+from mss_perception.faults import FaultSchedule
 from mss_perception.health import RATE_SEC
 from mss_perception.inputs import InputState, State
 from mss_perception.pipeline import Pipeline
 from mss_perception.rectify import pinhole
 from mss_perception.scoring import ExpectedMasks, judge
 from mss_perception.sensors import network_size
+from mss_perception.units import SECOND
 
 TYPES = messages.bag_types()
 ROLES = Config().topic_roles()

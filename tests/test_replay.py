@@ -22,6 +22,7 @@ from mss_perception.config import Config, ConfigError
 from mss_perception.mask_message import read_mask_message
 from mss_perception.recording import RunError
 from mss_perception.replay import Replay, ReplayError
+from mss_perception.truth import TruthError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -101,8 +102,9 @@ def test_score_is_that_of_the_labels_written(recording, tmp_path):
     assert metrics["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
 
 
-def test_labels_are_found_by_the_clock_of_the_camera_that_they_are_of(recording, tmp_path):
-    """Image and labels are stamped by a clock that is 0.13 s ahead: more than a frame."""
+@pytest.mark.parametrize("setting", ["clock_offset_sec", "offset_sec"])
+def test_labels_are_found_by_the_stamps_of_the_camera_that_they_are_of(recording, tmp_path, setting):
+    """Image and labels have stamps that are 0.13 s ahead of the others: more than a frame."""
     def ahead(topic, message):
         if topic in ("/image", "/labels"):
             stamp = messages.stamp_ns(message.header) + 130_000_000
@@ -110,7 +112,7 @@ def test_labels_are_found_by_the_clock_of_the_camera_that_they_are_of(recording,
         return message
 
     late = without(recording[0], tmp_path / "bag", ahead), recording[1]
-    found = run(late, tmp_path / "late", values={"rgb.clock_offset_sec": 0.13})
+    found = run(late, tmp_path / "late", values={f"rgb.{setting}": 0.13})
     expected = run(recording, tmp_path / "right")
     assert found["confusion"] == expected["confusion"] and found["frames"] == expected["frames"]
 
@@ -420,7 +422,7 @@ def test_a_replay_without_any_output_says_why_and_fails(recording, tmp_path, cap
 
 
 def test_labels_that_are_no_images_or_not_there_are_told(recording, tmp_path, caplog):
-    with pytest.raises(ReplayError, match="labels on /points are sensor_msgs/msg/PointCloud2; must be"):
+    with pytest.raises(TruthError, match="labels on /points are sensor_msgs/msg/PointCloud2; must be"):
         run(recording, tmp_path / "points", values={"labels_topic": "points"})
     run(recording, tmp_path / "none", values={"labels_topic": "truth"}, limit_sec=0.3)
     assert f"bag {recording[0]} has no labels on /truth: nothing is scored" in caplog.text
@@ -470,7 +472,7 @@ def test_compressed_labels_must_be_what_they_were(recording, tmp_path, suffix, s
     if suffix == ".png" and len(shape) == 2:
         assert run((tmp_path / "bag", recording[1]), tmp_path / "out", limit_sec=0.5)["miou"] is not None
         return
-    with pytest.raises(ReplayError, match=f"labels on /labels are '{form}'; must be mono8 label ids"):
+    with pytest.raises(TruthError, match=f"labels on /labels are '{form}'; must be mono8 label ids"):
         run((tmp_path / "bag", recording[1]), tmp_path / "out", limit_sec=0.5)
 
 

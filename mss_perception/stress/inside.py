@@ -21,11 +21,11 @@ from mss_models.modality import DEFAULT_ENCODINGS
 from mss_models.runtime import Result, open_runtime
 from mss_perception import messages
 from mss_perception.config import Config
-from mss_perception.faults import SECOND
 from mss_perception.pipeline import Pipeline
 from mss_perception.stress.judge import Judge
 from mss_perception.stress.rig import SIZE
 from mss_perception.stress.storm import Sent, Storm
+from mss_perception.units import SECOND
 from mss_perception.watch import Watch
 
 PROGRESS = "{l_bar}{bar}| {n_fmt}/{total_fmt} s {postfix}"

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from mss_perception.config import CollectorConfig, InputConfig
-from mss_perception.faults import SECOND
 from mss_perception.stress.storm import Truth
+from mss_perception.units import SECOND
 
 
 def ns(sec: float) -> int:

@@ -21,11 +21,11 @@ import numpy as np
 
 from mss_perception import live_checks, messages
 from mss_perception.config import absolute, modality_of
-from mss_perception.faults import SECOND
 from mss_perception.stress.inside import Tally
 from mss_perception.stress.live_storm import CLOCK
 from mss_perception.stress.storm import GOOD, LATE, SILENT, WILD, Phase
 from mss_perception.stress.verdict import Verdict
+from mss_perception.units import SECOND
 
 if TYPE_CHECKING:
     from mss_perception.stress.outside import Played

@@ -8,9 +8,9 @@ from __future__ import annotations
 import random
 
 from mss_perception.config import Config, modality_of
-from mss_perception.faults import SECOND
 from mss_perception.stress.rig import EVENT_PERIOD_SEC, MS, SIZE, Rig, Sensor
 from mss_perception.stress.storm import SILENT, Storm, Weather
+from mss_perception.units import SECOND
 
 CLOCK = "clock"                     # the process beside the sensors' that publishes /clock and the odometry
 OFFSETS_NS = {"rgb": 0, "depth": 4 * MS, "event": 0, "lidar": -6 * MS}

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from mss_perception import calibration, live
 from mss_perception.config import Config, absolute
-from mss_perception.faults import SECOND
 from mss_perception.live import Process
 from mss_perception.stress import live_judge
 from mss_perception.stress.inside import PROGRESS, Tally, advance
 from mss_perception.stress.live_storm import CLOCK, PARAMETERS, RELIABLE, LiveStorm
 from mss_perception.stress.rig import PLACES
 from mss_perception.stress.storm import WILD
+from mss_perception.units import SECOND
 from mss_perception.watch import Watch
 
 LEAD_SEC = 10.0         # from the start of the sensors' processes to the beginning of a storm

@@ -14,7 +14,7 @@ import numpy as np
 from mss_perception import messages
 from mss_perception.camera import Camera
 from mss_perception.config import CAMERAS, Config, modality_of
-from mss_perception.faults import SECOND
+from mss_perception.units import SECOND
 
 MS = 1_000_000
 START_NS = 1_700_000_000 * SECOND

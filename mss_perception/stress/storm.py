@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from mss_perception.config import modality_of
-from mss_perception.faults import SECOND
 from mss_perception.stress.damage import DAMAGES, OF_INFOS, damage_of
 from mss_perception.stress.rig import EVENTS, INFO_HZ, MS, ODOMETRY_HZ, START_NS, Rig
+from mss_perception.units import SECOND
 
 GOOD, SILENT, LATE, WILD = "good", "silent", "late", "wild"
 LONGEST_DELAY_NS = 600 * MS
