@@ -19,7 +19,7 @@ from training.datasets.deliver import SUFFIXES, WEATHERS
 from training.datasets.opening import open_dataset
 from training.loop import train
 from training.reproduce import Place, ReproduceError, chosen, claimed, is_done, main, read_result, recipe_of, reproduce
-from training.reproduce_page import page
+from training.reproduce_page import page, picture
 from training.reproduce_plan import Run
 from training.synthetic import deliver_tree
 
@@ -172,6 +172,7 @@ def test_committed_results_are_of_the_documented_world_and_of_the_recipes(tmp_pa
     assert results and all(is_done(runs[one["run"]], one["seed"], place, origins) for one in results)
     notes = place.out / "notes.md"
     assert (docs / "results.md").read_text() == page(results, "results", notes.read_text() if notes.exists() else "")
+    assert (docs / "results.svg").read_text() == picture(results) + "\n"
 
 
 def test_list_shows_what_is_done(tmp_path, capsys):

@@ -38,7 +38,7 @@ from training.protocols.counts import Job
 from training.protocols.grid import EvaluationError
 from training.recipe import Recipe, RecipeError, hint, override, to_dict
 from training.recipes import find_recipe
-from training.reproduce_page import page
+from training.reproduce_page import page, picture
 from training.reproduce_plan import PLAN, PROTOCOLS, QUICK, SEEDS, Run
 from training.run_folder import TrainingError, seconds_spent
 
@@ -186,6 +186,7 @@ def write_page(place: Place) -> None:
     notes = place.out / "notes.md"
     text = page(results, place.out.name, notes.read_text() if notes.exists() else "")
     write_atomically(place.out.with_suffix(".md"), text)
+    write_atomically(place.out.with_suffix(".svg"), picture(results) + "\n")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""docs/results.md: the table and the verdicts, from the result files alone."""
+"""docs/results.md and its picture: the table and the verdicts, from the result files alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import mode
 import numpy as np
 
 from training.findings import FINDINGS, SECOND_LOOKS, Finding, Results, Verdict, figure, judge_finding
+from training.report.charts import heat_map, standalone
 from training.reproduce_plan import PLAN, TABLE
 
 COLUMNS = {"Average": "average", "Top-1": "top1", "Last-1": "last1", "all": "all", "EMM": "emm", "RMM": "rmm",
@@ -28,6 +29,7 @@ def page(results: Sequence[Mapping], folder: str, notes: str = "") -> str:
         "Percent mIoU over the classes present, split test; mean ± standard deviation over the seeds. Average, Top-1 "
         "and Last-1 of the subsets of modalities, `all` with all of them; RMM at rate 0.5. Parameters of inference; "
         "minutes of one training, its teacher's included (docs/protocols.md explains the protocols).",
+        *([f"![mIoU of every system with every subset of the modalities]({folder}.svg)"] if results else []),
         "## Findings", findings(by_seed),
         "A claim's margin, in points, is how far it holds; above 0 in every seed means that it holds. The rules are in "
         "training/findings.py and were fixed before the runs.",
@@ -39,6 +41,16 @@ def page(results: Sequence[Mapping], folder: str, notes: str = "") -> str:
         *([f"## Thoughts on what does not hold\n\nBy hand, from {folder}/notes.md.", notes.strip()] if notes else []),
         "## Further runs", table(others, by_seed),
     ]) + "\n"
+
+
+def picture(results: Sequence[Mapping]) -> str:
+    """An SVG file's content: the systems' scores with every subset of the modalities, means over the seeds."""
+    rows = {}
+    for name in TABLE:
+        if found := [one for one in results if one["run"] == name]:
+            rows[name] = {subset: float(np.mean([figure(one, subset) for one in found]))
+                          for subset in found[0]["figures"]["subsets"]}
+    return standalone(heat_map(rows, list(next(iter(rows.values()), {}))))
 
 
 def introduction(results: Sequence[Mapping]) -> str:

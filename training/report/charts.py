@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from training.report.style import STYLE
+
 WIDTH, LEFT = 1080, 200
 
 
@@ -43,7 +45,7 @@ def heat_map(rows: Mapping[str, Mapping[str, float | None]], columns: Sequence[s
     """A table of percentages whose cells are the fuller the higher. rows: name -> {column: value}."""
     known = [value for values in rows.values() for value in values.values() if value is not None]
     low, high = min(known, default=0), max(known, default=1)
-    left, top, right, height = 130, 115, 80, 26
+    left, top, right, height = 130, 122, 90, 26
     width = (WIDTH - left - right) / max(len(columns), 1)
     body = []
     for j, column in enumerate(columns):
@@ -60,8 +62,14 @@ def heat_map(rows: Mapping[str, Mapping[str, float | None]], columns: Sequence[s
             body.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width - 1:.1f}" height="{height - 1}" class="heat" '
                         f'fill-opacity="{0.05 + 0.95 * share:.3f}"><title>{escape(name)}, {escape(column)}: {text}'
                         "</title></rect>")
-            body.append(_text(x + width / 2, y + height / 2 + 4, text, "on-dark" if share > 0.5 else "", "middle"))
-    return _svg(WIDTH, top + height * len(rows) + 2, body, "conditions and subsets")
+            body.append(_text(x + width / 2, y + height / 2 + 4, text, "on-dark" if share > 0.8 else "", "middle"))
+    return _svg(WIDTH, top + height * len(rows) + 2, body, "mIoU with every subset")
+
+
+def standalone(drawing: str) -> str:
+    """A drawing as the content of a file, with its colours, on a ground of its own."""
+    tag, body = drawing.split(">", 1)
+    return f'{tag} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}svg{{background:var(--panel)}}</style>{body}'
 
 
 def _svg(width: float, height: float, body: Sequence[str], label: str) -> str:
