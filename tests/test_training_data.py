@@ -138,6 +138,14 @@ def test_low_resolution_events_are_resized_nearest(tmp_path):
         data[0]
 
 
+def test_events_of_other_proportions_are_refused_not_stretched(tmp_path):
+    images, labels = paint(np.random.default_rng(2), 32)
+    cut = images["event"][:28]
+    write_frame(tmp_path, "fog", "test", "MAP_1_point1_eventlowres", "000001", images | {"event": cut}, labels)
+    with pytest.raises(DatasetError, match="_event_front.png: 32 x 28 pixels, but its labels have 32 x 32"):
+        Deliver(tmp_path, "test", variant="metric")[0]
+
+
 def test_encodings_of_recordings_and_of_the_public_data(tree, tmp_path):
     assert Deliver(tree, "val").encodings == {name: DEFAULT_ENCODINGS[name] for name in DELIVER_MODALITIES}
     assert Deliver(tree.parent, "val").root == tree  # the folder above is accepted

@@ -154,7 +154,9 @@ class Deliver(Dataset):
 
     def _image(self, frame: Frame, modality: str, size: tuple[int, int]) -> np.ndarray:
         image = three_channels(read_png(frame.images[modality]))
-        if modality == "event" and image.shape[:2] != size:  # the low-resolution cases
+        (h, w), (height, width) = image.shape[:2], size
+        # The low-resolution cases are smaller, the view is the same: one of other proportions is not what it should be.
+        if modality == "event" and (h, w) != size and abs(h * width - w * height) <= max(height, width):
             image = cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST)
         return image
 
