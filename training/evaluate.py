@@ -7,6 +7,7 @@ from which the same command goes on when it was interrupted or is given further 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import shlex
 import sys
@@ -69,8 +70,10 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
     runtime, dataset = open_job(job)
     known = {trial.name for trial in trials_of(protocols, runtime.modalities)}
     if unknown := set(job.predictions) - known:
-        raise EvaluationError(f"--predictions {sorted(unknown)[0]}: no trial of {', '.join(protocols)}; "
-                              f"one of theirs is {sorted(known)[0]}")
+        wrong = sorted(unknown)[0]
+        near = difflib.get_close_matches(wrong, sorted(known), 3, cutoff=0)
+        raise EvaluationError(f"--predictions {wrong}: no trial of {', '.join(protocols)}; similar names: "
+                              + ", ".join(near))
     if "conditions" in protocols and not any(frame.weather or frame.case for frame in dataset.frames):
         raise EvaluationError(f"--protocol conditions: {dataset.NAME} tells no weather or case of its frames; leave it "
                               "out")
