@@ -41,6 +41,18 @@ class LabelSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    def difference(self, other: LabelSet) -> str:
+        """In words, the first thing in which the two differ, `other` second; empty if they are equal."""
+        if len(self) != len(other):
+            return f"{len(self)} classes ({self.name!r}) and {len(other)} ({other.name!r})"
+        for number, (mine, theirs) in enumerate(zip(self.names, other.names, strict=True)):
+            if mine != theirs:
+                return f"class {number} is {mine!r} ({self.name!r}) and {theirs!r} ({other.name!r})"
+        for what in ("palette", "ignore_id", "name"):
+            if (mine := getattr(self, what)) != (theirs := getattr(other, what)):
+                return f"{what} {mine} and {theirs}"
+        return ""
+
     def colorize(self, labels: np.ndarray) -> np.ndarray:
         """Class ids (H, W) uint8 -> colours (H, W, 3) uint8. The ignore id, and any other non-class id, is black."""
         if labels.dtype != np.uint8:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 
 import numpy as np
 import pytest
 
-from mss_models.labels import LABEL_SETS, LabelError, LabelSet
+from mss_models.labels import DELIVER, LABEL_SETS, MUSES, LabelError, LabelSet
 from mss_models.modality import DEFAULT_ENCODINGS, MODALITIES, SCHEMES, Encoding, ModalityError, canonical_order
 
 
@@ -89,6 +90,16 @@ def test_label_sets(name, classes, sample):
     assert len(labels) == classes == len(set(labels.palette))
     assert labels.names[index] == class_name and labels.palette[index] == colour
     assert LabelSet.from_dict(json.loads(json.dumps(labels.to_dict()))) == labels
+
+
+def test_the_first_difference_of_two_label_sets_is_named():
+    names = list(DELIVER.names)
+    names[3:5] = names[4:2:-1]
+    swapped = dataclasses.replace(DELIVER, name="mine", names=tuple(names))
+    assert DELIVER.difference(swapped) == "class 3 is 'Pedestrian' ('deliver') and 'Pole' ('mine')"
+    assert DELIVER.difference(MUSES) == "25 classes ('deliver') and 19 ('muses')"
+    assert DELIVER.difference(dataclasses.replace(DELIVER, ignore_id=254)) == "ignore_id 255 and 254"
+    assert DELIVER.difference(dataclasses.replace(DELIVER)) == ""
 
 
 def test_colorize_equals_a_loop_and_ignore_is_black():

@@ -417,7 +417,7 @@ def test_options(network, tree, tmp_path, capsys, arguments, message):
 def test_networks_that_do_not_fit(network, tree, tmp_path, capsys):
     muses = save(tmp_path / "muses.safetensors", "muses")
     check_one_line(command(muses, tree, tmp_path / "a"),
-                   "label set is 'muses' with 19 classes, the data's is 'deliver' with 25", capsys)
+                   r"the label sets of checkpoint and data differ: 19 classes \('muses'\) and 25 \('deliver'\)", capsys)
     radar = save(tmp_path / "radar.safetensors", modalities=("rgb", "radar"))
     check_one_line(command(radar, tree, tmp_path / "b"), "radar", capsys)
     encodings = json.loads((tree / "encodings.json").read_text())

@@ -294,7 +294,7 @@ def test_a_teacher_that_does_not_fit_is_refused(tree, tmp_path):
     hha = {**data.encodings, "depth": dataclasses.replace(data.encodings["depth"], name="hha", params={})}
     four = {"system": "segformer_mean", "modalities": recipe.modalities, "num_classes": 25, "head_width": 32}
     for message, architecture, labels, encodings in (
-            ("its label set is 'muses' with 19 classes, and this training's is 'deliver' with 25 classes",
+            (r"its label set and this data's differ: 19 classes \('muses'\) and 25 \('deliver'\)",
              {"num_classes": 19}, LABEL_SETS["muses"], data.encodings),
             ("its encoding of depth is .*hha.* and this training's is .*", {}, DELIVER, hha),
             (r"its modalities is \('rgb', 'lidar'\), and this training's is", {"modalities": ("rgb", "lidar")}, DELIVER,

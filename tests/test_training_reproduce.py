@@ -49,6 +49,8 @@ def test_quick_records_trains_evaluates_and_writes_the_page(tmp_path, capsys):
     result = json.loads((tmp_path / "results/segformer_mean-seed1.json").read_text())
     assert result["recipe"]["seed"] == 1 and result["iterations"] == 4 and result["train_seconds"] > 0
     assert (result["precision"], result["device"]) == ("fp32", "cpu" if not torch.cuda.is_available() else "cuda")
+    losses = [json.loads(line)["loss"] for line in (tmp_path / "segformer_mean-seed1/log.jsonl").open()]
+    assert result["terms"] == {"loss": pytest.approx(sum(losses) / 4, abs=1e-5)}
     figures = result["figures"]
     assert len(figures["subsets"]) == 15 and {"emm", "rmm", "nm", "prior", "composites"} <= figures.keys()
     metrics = json.loads((tmp_path / "segformer_mean-seed1/scores/metrics.json").read_text())

@@ -142,7 +142,7 @@ FINDINGS: list[Finding] = [
     Finding("F10", "Any2Seg: selection and balance together beat either alone, in Average",
             (more("any2seg", "any2seg-selection", "average"), more("any2seg", "any2seg-balance", "average"))),
     Finding("F11", "CMNeXt collapses when its dominant modality goes", (collapses("cmnext", 0.5),)),
-    Finding("F12", "Training without dropout or protection leaves Last-1 at most 5 points above the class prior",
+    Finding("F12", "Training without dropout or protection leaves Last-1 within 5 points of the class prior",
             (near_prior("segformer_mean", 5),)),
 ]
 

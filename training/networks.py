@@ -94,8 +94,8 @@ def _load(model: System, path: Path, dataset: Dataset, option: str, attributes: 
     given = checkpoints.load(path)
     pairs = [(name, getattr(given.model, name), getattr(model, name)) for name in attributes]
     if given.labels != dataset.labels:
-        theirs, ours = (f"{one.name!r} with {len(one)} classes" for one in (given.labels, dataset.labels))
-        pairs.append(("label set", *((theirs, ours) if theirs != ours else (given.labels, dataset.labels))))
+        raise TrainingError(f"{option} {path}: its label set and this data's differ: "
+                            + given.labels.difference(dataset.labels))
     pairs += [(f"encoding of {name}", given.encodings.get(name), one) for name, one in dataset.encodings.items()]
     for what, theirs, ours in pairs:
         if theirs != ours:

@@ -40,7 +40,7 @@ from training.recipe import Recipe, RecipeError, hint, override, to_dict
 from training.recipes import find_recipe
 from training.reproduce_page import page, picture
 from training.reproduce_plan import PLAN, PROTOCOLS, QUICK, SEEDS, Run
-from training.run_folder import TrainingError, seconds_spent
+from training.run_folder import TrainingError, last_terms, seconds_spent
 
 POLL_SEC = 5.0
 
@@ -139,7 +139,8 @@ def perform(run: Run, seed: int, place: Place, teacher: Run | None, origins: dic
         "dataset": metrics["dataset"], "data": origins, "frames": metrics["frames"],
         "precision": metrics["precision"], "device": metrics["device"].split(":")[0],
         "hardware": hardware(place.device), "torch": torch.__version__,
-        "date": datetime.now(timezone.utc).date().isoformat(), "command": command, "figures": small(metrics),
+        "date": datetime.now(timezone.utc).date().isoformat(), "command": command, "terms": last_terms(folder, 20),
+        "figures": small(metrics),
     }
 
 
@@ -235,11 +236,11 @@ def chosen(plan: Sequence[Run], names: Sequence[str]) -> list[Run]:
 
 def listing(plan: Sequence[Run], seeds: Sequence[int], place: Place) -> str:
     """A line per run: its recipe, teacher, iterations, and of which seeds there is a result."""
-    rows = [f"{'run':32}{'recipe':38}{'iterations':12}{'teacher':10}done, seeds {' '.join(map(str, seeds))}"]
+    rows = [f"{'run':32}{'recipe':38}{'iterations':12}{'teacher':17}done, seeds {' '.join(map(str, seeds))}"]
     for run in plan:
         done = " ".join("x" if place.result(run, seed).exists() else "." for seed in seeds)
         recipe = recipe_of(run, seeds[0])
-        rows.append(f"{run.name:32}{run.recipe:38}{recipe.iterations:<12}{run.teacher or '-':10}{done}")
+        rows.append(f"{run.name:32}{run.recipe:38}{recipe.iterations:<12}{run.teacher or '-':17}{done}")
     return "\n".join(rows)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
@@ -65,6 +66,15 @@ def seconds_spent(out: Path) -> float:
     """What the logged iterations and evaluations of a run have taken together."""
     records = map(json.loads, (out / "log.jsonl").read_text().splitlines())
     return round(sum(one["seconds"] + one.get("evaluation_seconds", 0) for one in records), 1)
+
+
+def last_terms(out: Path, count: int) -> dict[str, float]:
+    """The loss and its terms, by the names of the system's logs: means of the last `count` iterations."""
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()[-count:]]
+    names = dict.fromkeys(name for one in records for name in one)
+    for name in ("iteration", "lr", "grad_norm", "overflow", "seconds", "val_miou_present", "evaluation_seconds"):
+        names.pop(name, None)
+    return {name: round(fmean(one[name] for one in records if name in one), 5) for name in names}
 
 
 def cut_log(out: Path, iteration: int) -> None:

@@ -58,8 +58,8 @@ def open_job(job: Job) -> tuple[TorchRuntime, Dataset]:
     runtime = open_runtime(job.checkpoint, "torch", job.device, job.precision)  # the others take no normalised images
     dataset = open_split(job.data, job.split, runtime, job.frames)
     if runtime.labels != dataset.labels:
-        raise DatasetError(f"the checkpoint's label set is {runtime.labels.name!r} with {len(runtime.labels)} classes, "
-                           f"the data's is {dataset.labels.name!r} with {len(dataset.labels)}")
+        raise DatasetError("the label sets of checkpoint and data differ: "
+                           + runtime.labels.difference(dataset.labels))
     for name in runtime.modalities:
         if runtime.encodings[name] != dataset.encodings[name]:
             raise DatasetError(f"modality {name}: the checkpoint learned {runtime.encodings[name]}, "
