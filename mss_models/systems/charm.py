@@ -45,7 +45,7 @@ class CHARM(System):
     means of `robustness`, of r_m in 0..1, differ little, those of the `scores` before are not bounded.
     unit: `attention` is section 2.3 to the letter, the attention's output without residual and MLP.
 
-    Unpublished and chosen here, not yet by an ablation on data: `blocks` per scale (L; 2, the least with which plain
+    Unpublished and chosen here (docs/systems.md has an ablation): `blocks` per scale (L; 2, the least with which plain
     and shifted windows alternate), the `window`'s side in pixels (8; divides every scale of images in multiples of
     256), `robustness`, how the scores r_m are normalised (softmax over the present modalities at each pixel, so that
     eq. 4 keeps its scale for any number of them; or sigmoid of each), and the loss weights (1 and 1).
