@@ -24,7 +24,7 @@ install: $(READY)
 $(READY): setup.py constraints.txt
 	bash .ci/system_libraries $(PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ros,train,onnx,muses,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[ros,train,tensorboard,onnx,muses,dev]"
 	touch $@
 
 clean:

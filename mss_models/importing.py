@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import pickle
 import re
 import shlex
 import sys
@@ -166,9 +165,10 @@ def read(path: str | Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ImportingError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # the unpickler runs what the file says: of junk it raises almost anything
+        reason = (str(error).splitlines() or ["it is empty"])[0]
         raise ImportingError(f"{path} is no torch file of tensors alone, or is damaged; save the model's state_dict() "
-                             f"by itself if it holds more ({str(error).splitlines()[0]})") from error
+                             f"by itself if it holds more ({type(error).__name__}: {reason})") from error
     for name in ("model_state_dict", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -367,9 +368,10 @@ def test_reading(tmp_path):
         with pytest.raises(ImportingError, match=message):
             read(path)
     assert not (tmp_path / "trace").exists()
-    path.write_bytes(b"no zip file")
-    with pytest.raises(ImportingError, match="damaged"):
-        read(path)
+    for junk in (b"no zip file", b"", b"hello", pickle.dumps(3)[:-1]):
+        path.write_bytes(junk)
+        with pytest.raises(ImportingError, match="weights.pth is no torch file of tensors alone, or is damaged"):
+            read(path)
     with pytest.raises(ImportingError, match="cannot be read: No such file"):
         read(tmp_path / "nothing.pth")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import itertools
 import json
 import re
@@ -19,6 +20,7 @@ from mss_models import checkpoint as checkpoints
 from training import loop as training
 from training.batches import class_weights, make_batch
 from training.datasets.deliver import Deliver
+from training.log import Log
 from training.loop import train
 from training.recipe import Phase
 from training.recipes import find_recipe
@@ -93,6 +95,18 @@ def test_tensorboard_has_what_the_log_has_or_is_named_as_missing(tree, tmp_path,
     board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [one.value for one in board.Scalars("loss")] == pytest.approx([one["loss"] for one in log])
     assert [one.step for one in board.Scalars("val_miou_present/rgb")] == [2, 4]
+
+
+def test_tensorboard_forgets_what_a_killed_run_did_after_its_state(tree, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(DEBUG, tree, tmp_path / "run", stop_at=2)
+    with Log(tmp_path / "run", 2) as log:  # as a kill in the fourth iteration leaves it
+        for iteration in (3, 4):
+            log.add({"iteration": iteration, "loss": 99.0})
+    train(DEBUG, tree, tmp_path / "run", resume=True)
+    board = accumulator.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert [one.step for one in board.Scalars("loss")] == [1, 2, 3, 4]
+    assert all(one.value < 99 for one in board.Scalars("loss"))
 
 
 def test_a_killed_runs_log_is_cut_back(tree, tmp_path):
@@ -192,12 +206,56 @@ def test_ctrl_c_leaves_a_whole_state(tree, tmp_path, monkeypatch):
         return step(*arguments)
 
     monkeypatch.setattr(Stepper, "step", interrupted)
-    with pytest.raises(KeyboardInterrupt, match=r"stopped after iteration \d+; go on with --resume"):
+    with pytest.raises(KeyboardInterrupt, match=r"stopped after iteration 3 of 100000; go on with --resume"):
         train(recipe, tree, tmp_path / "run")
     assert signal.getsignal(signal.SIGINT) is before
     state = torch.load(tmp_path / "run/state.pt", weights_only=True)
     assert state["iteration"] == len((tmp_path / "run/log.jsonl").read_text().splitlines()) == 3
     assert not list((tmp_path / "run").glob("*.tmp"))
+
+
+def test_ctrl_c_in_the_last_evaluation_stops_what_would_follow(tree, tmp_path, monkeypatch, capfd):
+    real = training.evaluate
+
+    def interrupted(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return real(*arguments)
+
+    monkeypatch.setattr(training, "evaluate", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="stopped after iteration 2 of 2"):
+        train(dataclasses.replace(DEBUG, iterations=2), tree, tmp_path / "run")
+    assert "stopping after this iteration" in capfd.readouterr().err
+    assert checkpoints.load(tmp_path / "run/last.safetensors").card["iterations"] == 2
+    assert train(dataclasses.replace(DEBUG, iterations=2), tree, tmp_path / "run", resume=True)  # is done: the scores
+
+
+def test_ctrl_c_before_the_first_iteration_says_so(tree, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "check_augmentation", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert main(["debug", "--data", str(tree), "--out", str(tmp_path / "run")]) == 130
+    assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted")
+
+
+def test_a_first_state_that_does_not_fit_on_the_disk(tree, tmp_path, monkeypatch):
+    """Checkpoints are there then, and nothing to go on from: both commands say what to do, and neither overwrites."""
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "run/state.pt"))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(training, "save_state", full)
+        train(DEBUG, tree, tmp_path / "run")
+    with pytest.raises(TrainingError, match="holds no state to resume: .*start again without --resume"):
+        train(DEBUG, tree, tmp_path / "run", resume=True)
+    with pytest.raises(TrainingError, match="last.safetensors is there without the state.pt to go on from; remove it"):
+        train(DEBUG, tree, tmp_path / "run")
+
+
+@pytest.mark.parametrize("file, content", [("recipe.json", b"{"), ("recipe.json", b"[1]"), ("state.pt", b""),
+                                           ("state.pt", b"hello")])
+def test_damaged_files_of_a_run_are_named(tree, tmp_path, file, content):
+    train(DEBUG, tree, tmp_path / "run", stop_at=1)
+    (tmp_path / "run" / file).write_bytes(content)
+    with pytest.raises(TrainingError, match=f"run/{file} is damaged"):
+        train(DEBUG, tree, tmp_path / "run", resume=True)
 
 
 def test_a_full_disk_is_named_and_leaves_the_old_state(tree, tmp_path):
@@ -214,6 +272,7 @@ def test_a_full_disk_is_named_and_leaves_the_old_state(tree, tmp_path):
     train(DEBUG, tree, tmp_path / "run", resume=True)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, which fails, too
 def test_a_log_that_fills_the_disk_is_named(tree, tmp_path, capsys):
     limits, out = resource.getrlimit(resource.RLIMIT_FSIZE), tmp_path / "run"
     arguments = ["debug", "--data", str(tree), "--out", str(out), "--set", "iterations=50", "eval_every=50"]

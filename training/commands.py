@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
+from contextlib import suppress
 from typing import NoReturn
 
 from mss_perception.options import at_least
@@ -22,7 +24,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class StopSignals:
-    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one acts as usual."""
+    """While entered, the first SIGINT or SIGTERM only sets `requested`; a second one acts as usual.
+
+    notice: for the user, at the first.
+    """
+
+    def __init__(self, notice: str = "") -> None:
+        self._notice = notice and f"\n{notice}\n"
 
     def __enter__(self) -> StopSignals:
         self.requested = False
@@ -32,6 +40,8 @@ class StopSignals:
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
         signal.signal(number, self._before[number])
+        with suppress(OSError):
+            os.write(2, self._notice.encode())  # print may be at work in what the signal interrupts
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():

@@ -14,10 +14,11 @@ LOG = logging.getLogger(__name__)
 class Log:
     """Appends to OUT/log.jsonl, an object per iteration, and writes the same to OUT/tensorboard.
 
-    Raises OSError that names what cannot be written.
+    done: iterations that are logged already; TensorBoard, too, is to forget later ones. Raises OSError that names what
+    cannot be written.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, done: int = 0) -> None:
         self._path, self._folder = out / "log.jsonl", out / "tensorboard"
         self._file = open(self._path, "a")  # noqa: SIM115 - closed by __exit__
         try:
@@ -26,7 +27,7 @@ class Log:
             LOG.warning("no TensorBoard files: the package tensorboard is not installed; log.jsonl has it all")
             self._board = None
         else:
-            self._board = SummaryWriter(str(self._folder))
+            self._board = SummaryWriter(str(self._folder), purge_step=done + 1 if done else None)
 
     def add(self, record: Mapping) -> None:
         """record: iteration, and numbers or dicts of numbers by name."""

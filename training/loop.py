@@ -34,6 +34,9 @@ from training.recipe import Recipe, to_dict
 from training.run_folder import TrainingError, begin, cut_log, load_state, save_state
 from training.steps import Stepper, check_steps
 
+STOPPING = ("stopping after this iteration, and its evaluation if it has one; once more stops now and loses what was "
+            "learned since the last evaluation")
+
 
 def train(recipe: Recipe, data: Path, out: Path, *, resume: bool = False, init: Path | None = None,
           teacher: Path | None = None, device: str = "auto", command: str = "", stop_at: int | None = None,
@@ -111,9 +114,10 @@ class Training:
             torch.manual_seed(recipe.seed + group.rank)  # each process draws its own dropout
 
     def __call__(self, end: int) -> None:
-        """The iterations before `end`. Raises KeyboardInterrupt, with everything saved, when it is to stop earlier."""
-        recipe, group = self.recipe, self.group
-        with (StopSignals() as stop, Log(self.out) if group.first else nullcontext() as log,
+        """The iterations before `end`. Raises KeyboardInterrupt, with everything saved, when a signal has come."""
+        recipe, group, stopping = self.recipe, self.group, False
+        with (StopSignals(STOPPING if group.first else "") as stop,
+              Log(self.out, self.iteration) if group.first else nullcontext() as log,
               tqdm(total=recipe.iterations, initial=self.iteration, unit="it", desc=recipe.name, dynamic_ncols=True,
                    disable=not group.first) as bar):
             began = time.perf_counter()
@@ -140,8 +144,9 @@ class Training:
                 if stopping:
                     break
             group.wait()  # the files are whole for whoever reads them next
-            if self.iteration < end:
-                raise KeyboardInterrupt(f"stopped after iteration {self.iteration}; go on with --resume")
+            if stopping:  # also after the last: what would follow, a student or an evaluation, is not wanted either
+                raise KeyboardInterrupt(f"stopped after iteration {self.iteration} of {recipe.iterations}; go on with "
+                                        "--resume")
 
     def learn(self, names: Sequence[str], batch: Mapping) -> dict:
         """One iteration on a batch of the frames `names`. Returns what to log of it."""

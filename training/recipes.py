@@ -34,7 +34,9 @@ def mcubes(epochs: int, batch: int) -> Recipe:
 
 BASES = [
     # 4 GPUs with 2 images each (Any2Seg: 8 with 1). The papers evaluate on split val every epoch, with fewer subsets.
-    published("deliver", 3983, epochs=200, batch=8, phases=(Phase(crop=1024, batch=8, scale=(0.5, 2.0)),),
+    # CMNeXt's loader scales the short side of 1042 pixels to 0.5 to 2 times the crop's.
+    published("deliver", 3983, epochs=200, batch=8,
+              phases=(Phase(crop=1024, batch=8, scale=(0.5 * 1024 / 1042, 2 * 1024 / 1042)),),
               augment=Augment(nearest=()), eval_frames=2005),
     # As on DELIVER (EQUISeg and RobustSeg say so), with the papers' three modalities and their code's loader, which
     # takes void for road. `--set data_variant=raw` learns from the sensors instead.
@@ -107,6 +109,22 @@ DEMO = Recipe(
     phases=(Phase(0.64, crop=128, batch=16, scale=(0.4, 0.8)), Phase(0.36, crop=256, batch=8, scale=(0.8, 1.5))),
 )
 
+PAPERS: list[Recipe] = [  # on the public data, from random weights unless --init gives an encoder
+    *full("segformer_mean"),
+    *full("cmnext"),
+    *full("stitchfusion", **STITCHFUSION),
+    *full("magic"),
+    *full("magic_plus"),
+    *full("any2seg"),
+    *full_student("anyseg"),
+    *full_student("robustseg", options=POINT),
+    # The published EMM scores come from such a training.
+    *full_student("robustseg", name="robustseg-zero", options=POINT | {"missing": "zero"}),
+    *full("equiseg"),
+    *full("charm"),
+    *full("geminifusion", **GEMINIFUSION),
+]
+
 # Who trains with modalities missing: the students alone, and the demo's networks.
 RECIPES: list[Recipe] = [
     DEMO,
@@ -153,19 +171,7 @@ RECIPES: list[Recipe] = [
     mini("charm", "charm-attention", options={"unit": "attention"}),
     mini("charm", "charm-c-attention", options={"variant": "c", "unit": "attention"}),
     mini("geminifusion"),
-    *full("segformer_mean"),
-    *full("cmnext"),
-    *full("stitchfusion", **STITCHFUSION),
-    *full("magic"),
-    *full("magic_plus"),
-    *full("any2seg"),
-    *full_student("anyseg"),
-    *full_student("robustseg", options=POINT),
-    # The published EMM scores come from such a training.
-    *full_student("robustseg", name="robustseg-zero", options=POINT | {"missing": "zero"}),
-    *full("equiseg"),
-    *full("charm"),
-    *full("geminifusion", **GEMINIFUSION),
+    *PAPERS,
 ]
 
 

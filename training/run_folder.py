@@ -20,8 +20,10 @@ class TrainingError(RuntimeError):
 
 def begin(recipe: Recipe, out: Path) -> None:
     """A fresh run in `out`. Raises TrainingError if there is one already."""
-    if (out / "state.pt").exists() or (out / "last.safetensors").exists():
+    if (out / "state.pt").exists():
         raise TrainingError(f"{out} holds a run already; go on with --resume, or choose another --out")
+    if (last := out / "last.safetensors").exists():
+        raise TrainingError(f"{last} is there without the state.pt to go on from; remove it, or choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     (out / "log.jsonl").unlink(missing_ok=True)
     write_atomically(out / "recipe.json", json.dumps(to_dict(recipe), indent=1) + "\n")
@@ -36,14 +38,20 @@ def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
     """
     state, saved = out / "state.pt", out / "recipe.json"
     if not state.is_file() or not saved.is_file():
-        raise TrainingError(f"{out} holds no state to resume: state.pt or recipe.json is missing")
+        raise TrainingError(f"{out} holds no state to resume: state.pt or recipe.json is missing; start again "
+                            "without --resume")
     try:
-        given = json.loads(saved.read_text())
         loaded = torch.load(state, map_location="cpu", weights_only=True)
-        known, _ = loaded["data"], loaded["scaler"]
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError) as error:
+        known, _ = dict(loaded["data"]), loaded["scaler"]
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError, TypeError, IndexError,
+            AttributeError) as error:
         what = f"{state} is damaged or of another version"
         raise TrainingError(f"{what} ({type(error).__name__}: {error}); start again in another --out") from error
+    try:
+        given = dict(json.loads(saved.read_text()))
+    except (ValueError, TypeError) as error:
+        raise TrainingError(f"{saved} is damaged ({type(error).__name__}: {error}); start again in another --out"
+                            ) from error
     wanted = json.loads(json.dumps(to_dict(recipe)))
     if changed := [name for name in wanted if given.get(name) != wanted[name]]:
         raise TrainingError(f"{out} was made with another recipe: " + "; ".join(

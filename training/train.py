@@ -7,6 +7,7 @@ On several GPUs or machines: `torchrun --nproc-per-node 4 -m training.train ...`
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shlex
 import sys
@@ -20,9 +21,11 @@ from training.commands import Parser
 from training.datasets.sample import DatasetError
 from training.distributed import joined
 from training.recipe import RecipeError
-from training.recipes import find_recipe, listing
+from training.recipes import PAPERS, find_recipe, listing
 from training.run_folder import TrainingError
 from training.stages import resolve, train_stages
+
+LOG = logging.getLogger(__name__)
 
 
 class _List(argparse.Action):
@@ -53,11 +56,13 @@ def main(arguments: list[str] | None = None) -> int:
     command = "python -m training.train " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
         recipe, first = resolve(find_recipe(args.recipe), args.settings)
+        if args.recipe in {one.name for one in PAPERS} and not (args.init or args.resume):
+            LOG.warning("starting from random weights; the papers start from an encoder trained on ImageNet (--init)")
         with joined(args.device) as device:
             scores = train_stages(recipe, first, args.data, args.out, resume=args.resume, init=args.init,
                                   teacher=args.teacher, device=device, command=command)
     except KeyboardInterrupt as stopped:
-        print(f"\n{stopped or 'interrupted'}", file=sys.stderr)
+        print(f"\n{str(stopped) or 'interrupted; --resume goes on from the last evaluation'}", file=sys.stderr)
         return 130
     except (TrainingError, RecipeError, DatasetError, ModalityError, OptionError, TeacherError,
             CheckpointError, OSError) as error:
