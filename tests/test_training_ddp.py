@@ -89,18 +89,19 @@ def assert_same(gradients, given):
         assert float((one - given[name]).abs().max()) <= 1e-6 * max(1.0, scale), name
 
 
-def test_two_processes_have_the_gradients_of_two_accumulated_micro_batches(tree, pair):
+@pytest.mark.parametrize("loss", ["ce", "system"])  # the system's: OHEM
+def test_two_processes_have_the_gradients_of_two_accumulated_micro_batches(tree, pair, loss):
     """Their first step; and the running statistics are rank 0's, of the first micro-batch alone."""
-    given = torch.load(pair / "gradients.pt", weights_only=True)
-    _, batch = make_batch(Deliver(tree, "train"), RECIPE, 0)
-    model = first_step(dataclasses.replace(RECIPE, accumulate=2), tree, batch)
+    given, recipe = torch.load(pair / f"{loss}.pt", weights_only=True), dataclasses.replace(RECIPE, loss=loss)
+    _, batch = make_batch(Deliver(tree, "train"), recipe, 0)
+    model = first_step(dataclasses.replace(recipe, accumulate=2), tree, batch)
     gradients = gradients_of(model)
     assert_same(gradients, given["gradients"])
-    _, half = make_batch(Deliver(tree, "train"), RECIPE, 0, part=(0, 2))
-    alone = first_step(RECIPE, tree, half)
+    _, half = make_batch(Deliver(tree, "train"), recipe, 0, part=(0, 2))
+    alone = first_step(recipe, tree, half)
     assert any(not torch.equal(one, given["buffers"][name]) for name, one in model.named_buffers())
     assert all(torch.equal(one, given["buffers"][name]) for name, one in alone.named_buffers())
-    whole = first_step(RECIPE, tree, batch)  # and accumulation is not the same as one large batch: batch norm, the loss
+    whole = first_step(recipe, tree, batch)  # and accumulation is not the same as one large batch: batch norm, the loss
     assert any(not torch.allclose(one.grad, gradients[name], atol=1e-6) for name, one in whole.named_parameters()
                if name in gradients)
 
@@ -180,10 +181,11 @@ def work_of_one(tree, out):
     with joined("cpu"):
         group, data = Group(), Deliver(tree, "train")
         _, batch = make_batch(data, RECIPE, 0, part=(group.rank, group.size))
-        model = first_step(RECIPE, tree, batch, group)
-        if group.first:
-            torch.save({"gradients": gradients_of(model), "buffers": dict(model.named_buffers())},
-                       out / "gradients.pt")
+        for loss in ("ce", "system"):
+            model = first_step(dataclasses.replace(RECIPE, loss=loss), tree, batch, group)
+            if group.first:
+                torch.save({"gradients": gradients_of(model), "buffers": dict(model.named_buffers())},
+                           out / f"{loss}.pt")
         batch = part_of_batch(tree, BRANCHES, (group.rank, group.size))
         model = first_step(dataclasses.replace(BRANCHES, accumulate=2), tree, batch, group)
         torch.save(gradients_of(model), out / f"branches{group.rank}.pt")

@@ -300,6 +300,11 @@ def test_checkpoint_card_and_init(tree, tmp_path, capsys):
     assert f"init was {saved.model_id} and is None; give the same --data, --init" in capsys.readouterr().err
     assert main(["debug", *init, "--out", str(tmp_path / "c"), "--set", "head_width=64"]) == 2
     assert "--init" in (message := capsys.readouterr().err) and "its architecture is" in message
+    swapped = dataclasses.replace(saved.labels, name="mine", names=saved.labels.names[::-1])
+    checkpoints.save(tmp_path / "mine.safetensors", saved.model, swapped, saved.encodings, {}, image_size=(64, 64))
+    assert main(["debug", "--data", str(tree), "--init", str(tmp_path / "mine.safetensors"), "--out",
+                 str(tmp_path / "c")]) == 2
+    assert "label set and this data's differ: class 0 is 'Truck' ('mine') and 'Building'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments, message", [
