@@ -98,17 +98,23 @@ def test_tree_is_read_by_the_loader_with_its_encodings(tree):
     assert sum(record["class_shares"].values()) == pytest.approx(1, abs=1e-3)
 
 
-def test_tree_is_the_same_for_any_number_of_processes_and_after_an_interruption(tree, tmp_path):
+def test_tree_is_the_same_for_any_number_of_processes_and_after_an_interruption(tree, tmp_path, capsys):
     other = tmp_path / "tree"
     assert synthesize_tree(other, "--frames", 9, "--weather", "sun", "night", "--jobs", 2) == 0
     whole = files(tree)
     assert files(other) == whole
-    # an interrupted run: a frame without its rgb image, which is written last, and one that was never begun
+    # an interrupted run: a frame without its rgb image, which is written last, and a street that was never begun; and
+    # files that went astray
+    astray = ("000003_rgb_front.png", "000002_semantic_front.png", "000001_event_front.png")
     for name in whole:
-        if "/MAP_2_point1/" in name or name.endswith("MAP_1_point0/000003_rgb_front.png"):
+        if "/MAP_2_point1/" in name or ("MAP_1_point0/" in name and name.endswith(astray)):
             (other / name).unlink()
     assert synthesize_tree(other, "--frames", 9, "--weather", "sun", "night", "--jobs", 1) == 0
     assert files(other) == whole
+    damaged = next(other.glob("semantic/*/*/*/*.png"))
+    damaged.write_bytes(b"")
+    assert synthesize_tree(other, "--frames", 9, "--weather", "sun", "night", "--jobs", 1) == 2
+    assert f"error: {damaged} cannot be read; remove it" in capsys.readouterr().err
 
 
 @pytest.fixture

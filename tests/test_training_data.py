@@ -175,6 +175,9 @@ def test_bad_trees_are_named(tree, tmp_path):
     Image.fromarray(np.zeros((64, 64), np.uint16)).save(frame.images["depth"])
     with pytest.raises(DatasetError, match="pixel format 'I;16'"):
         Deliver(tree, "train")[3]
+    cv2.imwrite(str(frame.images["depth"]), np.full((64, 64, 3), 7, np.uint16))  # Pillow would read zeros
+    with pytest.raises(DatasetError, match="pixel format 'RGB' of 16 bits; 8-bit"):
+        Deliver(tree, "train")[3]
     frame.images["depth"].unlink()
     with pytest.raises(DatasetError, match="_depth_front.png: no such file; of 10 frames .* 1 in depth/"):
         Deliver(tree, "train")

@@ -47,8 +47,9 @@ def read_png(path: Path) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode == "P":
                 image = image.convert("RGB")
-            if image.mode not in ("L", "LA", "RGB", "RGBA"):
-                raise DatasetError(f"{path}: pixel format {image.mode!r}; 8-bit grey, RGB or RGBA is needed")
+            if image.mode not in ("L", "LA", "RGB", "RGBA") or _bits(path) > 8:  # Pillow drops the lower of 16 bits
+                raise DatasetError(f"{path}: pixel format {image.mode!r} of {_bits(path)} bits; 8-bit grey, RGB or "
+                                   "RGBA is needed")
             return np.asarray(image)
     except DatasetError:
         raise
@@ -56,6 +57,13 @@ def read_png(path: Path) -> np.ndarray:
         raise DatasetError(f"{path}: no such file") from None
     except UNREADABLE as error:
         raise DatasetError(f"{path}: the image cannot be read ({error})") from error
+
+
+def _bits(path: Path) -> int:
+    """Bits per channel that a PNG file's header tells; 8 for other files."""
+    with open(path, "rb") as file:
+        header = file.read(25)
+    return header[24] if header.startswith(b"\x89PNG") else 8
 
 
 def check_png(path: Path) -> None:

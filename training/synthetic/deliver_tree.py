@@ -64,8 +64,12 @@ class Sequence:
     def file(self, root: Path, kind: str, frame: int) -> Path:
         return self.folder(root, kind) / f"{frame:06d}_{SUFFIXES[kind]}_front.png"
 
+    def holds(self, root: Path, frame: int) -> bool:
+        """Whether all files of a frame are there."""
+        return all(self.file(root, kind, frame).is_file() for kind in SUFFIXES)
+
     def complete(self, root: Path) -> bool:
-        return all(self.file(root, "img", frame).is_file() for frame in range(self.frames))
+        return all(self.holds(root, frame) for frame in range(self.frames))
 
 
 def plan(
@@ -103,7 +107,7 @@ def record(sequence: Sequence, root: Path) -> int:
     for kind in _FOLDERS:
         sequence.folder(root, kind).mkdir(parents=True, exist_ok=True)
     for frame in range(sequence.frames):
-        if sequence.file(root, "img", frame).is_file():
+        if sequence.holds(root, frame):
             continue
         images, labels = lanes.frame(recorder, START_NS + _FIRST_NS + frame * SPACING_NS)
         raw = np.where(labels == _LABELS.ignore_id, np.uint8(255), labels + np.uint8(1))  # as DELIVER's files: id + 1
@@ -148,7 +152,10 @@ def finish(root: Path, planned: dict[str, list[Sequence]]) -> dict[str, dict[str
         counts = np.zeros(256, np.int64)
         for sequence in sequences:
             for frame in range(sequence.frames):
-                raw = cv2.imread(str(sequence.file(root, "semantic", frame)), cv2.IMREAD_UNCHANGED)
+                path = sequence.file(root, "semantic", frame)
+                raw = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+                if raw is None:
+                    raise RecordingError(f"{path} cannot be read; remove it, and the same command records it again")
                 counts += np.bincount(raw.ravel(), minlength=256)
         total = max(1, counts[1 : len(_LABELS) + 1].sum())
         record[split]["class_shares"] = {
