@@ -8,6 +8,8 @@ import re
 import pytest
 from conftest import ROOT
 
+from mss_models import checkpoint as checkpoints
+from mss_models.checkpoint import DEFAULT_CHECKPOINT
 from mss_perception import operations
 from mss_perception.health import REJECTED
 from mss_perception.inputs import State
@@ -42,6 +44,10 @@ def test_the_page_is_that_of_the_code_and_of_the_shipped_network():
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
     assert operations.filled(page) == page, \
         "out of date: python -m mss_perception.operations docs/operations.md"
+
+
+def test_the_shipped_networks_card_says_what_it_has_not_seen():
+    assert "synthetic world alone" in checkpoints.load(DEFAULT_CHECKPOINT).card["limits"]
 
 
 def test_every_warning_that_is_counted_is_explained():

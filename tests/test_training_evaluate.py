@@ -243,7 +243,7 @@ def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):
         shutil.rmtree(folder)
     shipped = tmp_path / "shipped.safetensors"
     assert evaluation.main(command(network, data, tmp_path / "out", "--frames", 4, "--ship", shipped,
-                                   "--protocol", "any-modal", "rmm-block-0.5")) == 0
+                                   "--limits", "not on ice", "--protocol", "any-modal", "rmm-block-0.5")) == 0
     assert list(figures_of(tmp_path / "out")["rmm-block"]) == ["0.5"]
     assert evaluation.main(command(network, data, tmp_path / "out", "--frames", 4,
                                    "--protocol", "any-modal", "rmm-block")) == 0  # goes on with the other rates
@@ -256,7 +256,7 @@ def test_some_frames_and_no_train_split(network, tree, tmp_path, capsys):
     assert copy.card["scores"]["miou_published"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["miou_published"]
     assert copy.card["scores"]["iou"]["rgb+lidar"] == metrics["subsets"]["rgb+lidar"]["iou"]
     assert copy.card["recipe"] == {"name": "x"} and copy.card["scores"]["class_prior"] is None
-    assert "conditions" not in copy.card["scores"]
+    assert "conditions" not in copy.card["scores"] and copy.card["limits"] == "not on ice"
     original = checkpoints.load(network).model.state_dict()
     assert all(torch.equal(value, original[name]) for name, value in copy.model.state_dict().items())
 

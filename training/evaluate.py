@@ -145,8 +145,9 @@ def prior_scores(job: Job, out: Path) -> dict[Condition, Confusion] | None:
     return scores
 
 
-def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
-    """Copy a checkpoint with `metrics`' scores added to its card under 'scores'; returns the copy's model_id."""
+def write_with_scores(source: Path, target: Path, metrics: dict, limits: str = "") -> str:
+    """Copy a checkpoint with `metrics`' scores added to its card under 'scores', and `limits` if there are any; returns
+    the copy's model_id."""
     one = checkpoints.load(source)
     kept = ("command", "split", "frames", "recording", "precision", "summary")
     scores = {name: metrics[name] for name in kept} | {
@@ -154,8 +155,8 @@ def write_with_scores(source: Path, target: Path, metrics: dict) -> str:
         name: metrics[name] for name in ("conditions", "prior_by_condition") if name in metrics} | {
         name: {subset: figures[name] for subset, figures in metrics["subsets"].items()}
         for name in (*CONVENTIONS, "iou")}
-    return checkpoints.save(target, one.model, one.labels, one.encodings, {**one.card, "scores": scores},
-                            image_size=one.image_size)
+    card = {**one.card, "scores": scores} | ({"limits": limits} if limits else {})
+    return checkpoints.save(target, one.model, one.labels, one.encodings, card, image_size=one.image_size)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -188,6 +189,8 @@ def main(arguments: list[str] | None = None) -> int:
                              "without names: of all modalities")
     parser.add_argument("--ship", type=Path, metavar="FILE",
                         help="write the checkpoint here with these scores in its card")
+    parser.add_argument("--limits", default="", metavar="TEXT",
+                        help="with --ship: what the network has not seen or is not for, for the card")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     parser.add_argument("--precision", default="auto", choices=("auto", *PRECISIONS))
     args = parser.parse_args(arguments)
@@ -207,7 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = args.jobs or default_jobs(choose_device(args.device).type)
         metrics = evaluate(job, args.out, args.protocol, jobs=jobs, ray=args.ray, command=command)
         if args.ship:
-            write_with_scores(args.checkpoint, args.ship, metrics)
+            write_with_scores(args.checkpoint, args.ship, metrics, args.limits)
     except KeyboardInterrupt:
         print(f"\ninterrupted; the same command goes on from what is in {args.out}", file=sys.stderr)
         return 130
