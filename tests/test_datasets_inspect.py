@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import boxes
 import muses_tree
@@ -104,6 +105,28 @@ def test_siblings_without_their_picture_are_noticed(tree, tmp_path):
         text, = (text for text in result["problems"] if f"{tree / folder}/" in text)
         assert "belongs to no frame" in text and f"so do 2 more in {folder}/*/val/*/*.png" in text
     assert inspected(tree, tmp_path / "few", "--split", "train")["problems"] == []
+
+
+def test_a_split_that_is_there_and_cannot_be_opened_is_broken(tree, tmp_path):
+    result = inspected(tree, tmp_path / "out", status=0)
+    assert any("split test is left out" in one for one in result["notes"])  # nothing of it is there
+    stray = next((tree / "img/sun/val").iterdir()) / "Thumbs.png"
+    stray.write_bytes(b"")
+    problem, = inspected(tree, tmp_path / "out", status=1)["problems"]
+    assert problem.startswith(f"split val: {stray}: a camera file must end in")
+    for path in (tree / "img").glob("*/val/*/*.png"):
+        path.unlink()
+    problem, = inspected(tree, tmp_path / "out", status=1)["problems"]
+    assert problem.startswith("split val: ") and "has no picture of the camera" in problem
+
+
+def test_a_modality_whose_folder_is_gone_is_broken_where_it_was_promised(tree, tmp_path):
+    shutil.rmtree(tree / "lidar")
+    assert any(one.startswith("modality lidar: its folder is gone")
+               for one in inspected(tree, tmp_path / "out", status=1)["problems"])
+    (tree / "encodings.json").unlink()
+    result = inspected(tree, tmp_path / "out", "--variant", "metric", status=0)
+    assert "modality lidar is not there" in result["notes"]
 
 
 @pytest.mark.parametrize("arguments, message", [

@@ -220,7 +220,7 @@ def test_bad_files_are_named(muses, tmp_path):
     lidar.write_bytes(b"")
     assert not open_dataset(tmp_path, "train", POINTS)[0].images["lidar"].any()  # a LiDAR that saw nothing
     lidar.unlink()
-    fails(f"{lidar}: no such file; of 1 frames of split train, files are missing: 1 in lidar/", variant="raw")
+    fails(f"{lidar}: no such file; of 1 frames of split train, files are missing: 1 in lidar/")
     lidar.write_bytes(whole)
     radar = tmp_path / "radar" / place / f"{SCENE[3]}_radar.png"
     radar.write_bytes(radar.read_bytes()[:5000])

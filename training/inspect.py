@@ -24,7 +24,7 @@ from training.contact_sheet import sheets
 from training.datasets import deliver, mcubes
 from training.datasets.dataset import Dataset
 from training.datasets.opening import open_dataset, recognise
-from training.datasets.sample import DatasetError
+from training.datasets.sample import DatasetError, SplitMissing, read_json
 from training.inspection import describe, look_through, notes_of, orphans, problems_of
 
 SHOWN = 20  # problems on the screen; inspection.json has all
@@ -43,19 +43,26 @@ def inspect(path: Path, *, splits: list[str] | None = None, modalities: list[str
         try:
             opened.append(open_dataset(path, split, modalities, variant=variant, limit=limit, strict=False))
         except DatasetError as error:
-            refused[split] = str(error)
+            refused[split] = error
     if not opened or (splits and refused):
-        raise DatasetError(list(refused.values())[-1])  # of a bag alone, which is split test, the one that matters
+        raise list(refused.values())[-1]  # of a bag alone, which is split test, the one that matters
     looked = {one.split: look_through(one, threads, lambda frames, total, one=one: tqdm(
         frames, one.split, total, unit="frame", dynamic_ncols=True, disable=quiet)) for one in opened}
     described = {one.split: describe(one, looked[one.split]) for one in opened}
-    problems = problems_of(looked) + [text for one in opened if limit is None for text in orphans(one)]
-    published = None if (opened[0].root / "encodings.json").is_file() else PUBLISHED_FRAMES.get(kind)
+    problems = [f"split {split}: {error}" for split, error in refused.items() if not isinstance(error, SplitMissing)]
+    problems += problems_of(looked) + [text for one in opened if limit is None for text in orphans(one)]
+    recorded = opened[0].root / "encodings.json"
+    absent = [name for name in kind.MODALITIES if modalities is None and name not in opened[0].modalities]
+    promised = read_json(recorded) if recorded.is_file() else {}
+    problems += [f"modality {name}: its folder is gone, but {recorded} has it" for name in absent if name in promised]
+    published = None if promised else PUBLISHED_FRAMES.get(kind)
     result = {
         "dataset": kind.NAME, "root": str(path), "label_set": opened[0].labels.name,
         "fingerprints": {} if problems else {one.split: one.fingerprint() for one in opened},
         "splits": described, "problems": problems,
-        "notes": [f"split {split} is left out: {text}" for split, text in refused.items()]
+        "notes": [f"split {split} is left out: {error}" for split, error in refused.items()
+                  if isinstance(error, SplitMissing)]
+        + [f"modality {name} is not there" for name in absent if name not in promised]
         + notes_of(described, looked, published, limit is None),
     }
     return result, opened

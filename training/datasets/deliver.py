@@ -21,7 +21,7 @@ import numpy as np
 from mss_models.labels import LABEL_SETS, LabelError, LabelSet
 from mss_models.modality import DELIVER_ENCODINGS, DELIVER_MODALITIES, Encoding, ModalityError
 from training.datasets.dataset import Dataset, Frame
-from training.datasets.sample import DatasetError, read_json, read_png, three_channels
+from training.datasets.sample import DatasetError, SplitMissing, read_json, read_png, three_channels
 
 SPLITS = ("train", "val", "test")
 WEATHERS = ("cloud", "fog", "night", "rain", "sun")
@@ -129,8 +129,10 @@ class Deliver(Dataset):
     def _find(self) -> list[Frame]:
         frames = [self._frame(path) for path in sorted((self.root / "img").glob(f"*/{self.split}/*/*.png"))]
         if not frames:
-            raise DatasetError(f"{self.root}/img/<weather>/{self.split}/<sequence>/ holds no PNG; is the split "
-                               "recorded?")
+            left = next(self.root.glob(f"*/*/{self.split}/*/*.png"), None)
+            kind = SplitMissing if left is None else DatasetError
+            raise kind(f"{self.root}/img/<weather>/{self.split}/<sequence>/ holds no PNG"
+                       + ("; is the split recorded?" if left is None else f", and {left} has no picture of the camera"))
         return frames
 
     def _frame(self, path: Path) -> Frame:

@@ -23,7 +23,7 @@ import numpy as np
 from mss_models.labels import LABEL_SETS
 from mss_models.modality import DEFAULT_ENCODINGS, MCUBES_MODALITIES, Encoding
 from training.datasets.dataset import Dataset, Frame, check_ids, size_text
-from training.datasets.sample import DatasetError, check_png, read_array, read_png
+from training.datasets.sample import DatasetError, SplitMissing, check_png, read_array, read_png
 
 LEFT_COLUMNS = 192
 FOLDERS = {"rgb": "polL_color", "aolp": "polL_aolp_sin", "dolp": "polL_dolp", "nir": "NIR_warped"}
@@ -62,7 +62,7 @@ class MCubeS(Dataset):
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
-            raise DatasetError(f"{path}: no such file; it names the frames of split {self.split}") from None
+            raise SplitMissing(f"{path}: no such file; it names the frames of split {self.split}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise DatasetError(f"{path}: cannot be read ({error})") from error
         names = [line.split()[0] for line in lines if line.strip()]

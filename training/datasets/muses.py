@@ -28,7 +28,15 @@ from mss_perception.projection import Motion
 from mss_perception.radar import POLAR_AZIMUTHS, RadarLane
 from training.datasets import muses_sensors as sensors
 from training.datasets.dataset import Dataset, Frame, check_ids
-from training.datasets.sample import UNREADABLE, DatasetError, check_png, read_json, read_png, three_channels
+from training.datasets.sample import (
+    UNREADABLE,
+    DatasetError,
+    SplitMissing,
+    check_png,
+    read_json,
+    read_png,
+    three_channels,
+)
 
 FOLDERS = {"rgb": "frame_camera", "event": "event_camera", "lidar": "lidar", "radar": "radar"}
 RECORDED = {"event": ".h5", "lidar": ".bin", "radar": ".png"}
@@ -80,9 +88,9 @@ class Muses(Dataset):
         return {name: ours.get(name, ENCODINGS[name]) for name in self.modalities}
 
     def _is_recorded(self) -> bool:
-        """Whether the files of the first scene are the sensors' own."""
-        first = next(self._cameras(), None)
-        return first is None or all(self._is_raw(name, first) for name in self.modalities if name != "rgb")
+        """Whether files of the first scene are the sensors' own; one may be missing, which is to be said of it."""
+        first, others = next(self._cameras(), None), [name for name in self.modalities if name != "rgb"]
+        return first is None or not others or any(self._is_raw(name, first) for name in others)
 
     def _is_raw(self, modality: str, camera: Path) -> bool:
         path = self._sibling(camera, modality, "", RECORDED[modality])
@@ -99,8 +107,9 @@ class Muses(Dataset):
     def _find(self) -> list[Frame]:
         cameras = list(self._cameras())
         if not cameras:
-            raise DatasetError(f"{self.root}/{FOLDERS['rgb']}/{self.split}/<weather>/<day|night>/ holds no "
-                               "*_frame_camera.png")
+            there = any(self.root.glob(f"*/{self.split}/*/*/*"))
+            raise (DatasetError if there else SplitMissing)(
+                f"{self.root}/{FOLDERS['rgb']}/{self.split}/<weather>/<day|night>/ holds no *_frame_camera.png")
         files = {name: self._files(name, cameras[0]) for name in self.modalities}
         return [self._frame(camera, files) for camera in cameras]
 

@@ -29,7 +29,7 @@ from mss_perception.pipeline import Output, Pipeline
 from mss_perception.replay import USER_ERRORS, Truth, calibrate, roles_in
 from training.datasets.dataset import Dataset, Frame, check_ids, size_text
 from training.datasets.memory import memory_bytes
-from training.datasets.sample import DatasetError, Sample, read_json
+from training.datasets.sample import DatasetError, Sample, SplitMissing, read_json
 
 SPLITS = ("train", "val", "test")
 HELD = 2  # bags whose frames stay in memory: two threads may be on either side of a seam
@@ -82,13 +82,13 @@ class Recordings(Dataset):
         if not has_splits(self.root):
             several = bags_in(self.root)
             if self.split != "test":
-                raise DatasetError(f"{self.root} is a {'folder of bags' if several else 'bag'}, which is split test as "
+                raise SplitMissing(f"{self.root} is a {'folder of bags' if several else 'bag'}, which is split test as "
                                    f"a whole; split {self.split} needs bags in folders train/, val/ and test/, from "
                                    "different drives")
             return several or [self.root]
         folder = self.root / self.split
         if not (bags := bags_in(folder)):
-            raise DatasetError(f"{folder} holds no bag (a folder with metadata.yaml, or an .mcap or .db3 file)")
+            raise SplitMissing(f"{folder} holds no bag (a folder with metadata.yaml, or an .mcap or .db3 file)")
         return bags
 
     def _find(self) -> list[Frame]:

@@ -22,6 +22,10 @@ class DatasetError(ValueError):
     """A folder, a file or a value in it is not what the data set's layout promises. The message names it."""
 
 
+class SplitMissing(DatasetError):
+    """Nothing of the split is there: which may be as it should be, unless it was asked for."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One frame. `images`: per modality uint8 (H, W, 3), `labels`: uint8 (H, W), class ids or 255 = ignore.
