@@ -166,9 +166,9 @@ def read(path: str | Path) -> dict[str, Tensor]:
     except OSError as error:
         raise ImportingError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # the unpickler runs what the file says: of junk it raises almost anything
-        reason = (str(error).splitlines() or ["it is empty"])[0]
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
         raise ImportingError(f"{path} is no torch file of tensors alone, or is damaged; save the model's state_dict() "
-                             f"by itself if it holds more ({type(error).__name__}: {reason})") from error
+                             f"by itself if it holds more ({reason})") from error
     for name in ("model_state_dict", "state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(name), dict):
             content = content[name]

@@ -240,7 +240,7 @@ def test_a_students_resumed_training_equals_uninterrupted(tree, teacher, tmp_pat
     other = tmp_path / "other.safetensors"
     given = checkpoints.load(teacher)
     checkpoints.save(other, given.model, given.labels, given.encodings, {"another": 1}, image_size=given.image_size)
-    with pytest.raises(TrainingError, match="otherwise: teacher was .* and is .*--teacher"):
+    with pytest.raises(TrainingError, match="was trained otherwise: teacher was .* and is .*--teacher"):
         train(recipe, tree, tmp_path / "parts", teacher=other, resume=True)
     train(recipe, tree, tmp_path / "parts", teacher=teacher, resume=True)
     states = [torch.load(tmp_path / name / "state.pt", weights_only=True) for name in ("whole", "parts")]

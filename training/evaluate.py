@@ -7,7 +7,6 @@ from which the same command goes on when it was interrupted or is given further 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 import shlex
 import sys
@@ -55,6 +54,7 @@ from training.protocols.summary import (
     robustness_tables,
     summarise,
 )
+from training.recipe import hint
 from training.report import markdown, page
 
 
@@ -71,9 +71,7 @@ def evaluate(job: Job, out: Path, protocols: Sequence[str] = ("any-modal",), *, 
     known = {trial.name for trial in trials_of(protocols, runtime.modalities)}
     if unknown := set(job.predictions) - known:
         wrong = sorted(unknown)[0]
-        near = difflib.get_close_matches(wrong, sorted(known), 3, cutoff=0)
-        raise EvaluationError(f"--predictions {wrong}: no trial of {', '.join(protocols)}; similar names: "
-                              + ", ".join(near))
+        raise EvaluationError(f"--predictions {wrong}: no trial of {', '.join(protocols)}{hint(wrong, sorted(known))}")
     if "conditions" in protocols and not any(frame.weather or frame.case for frame in dataset.frames):
         raise EvaluationError(f"--protocol conditions: {dataset.NAME} tells no weather or case of its frames; leave it "
                               "out")

@@ -37,9 +37,8 @@ def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
     damaged.
     """
     state, saved = out / "state.pt", out / "recipe.json"
-    if not state.is_file() or not saved.is_file():
-        raise TrainingError(f"{out} holds no state to resume: state.pt or recipe.json is missing; start again "
-                            "without --resume")
+    if not state.is_file():
+        raise TrainingError(f"{out} holds no state to resume: state.pt is missing; start again without --resume")
     try:
         loaded = torch.load(state, map_location="cpu", weights_only=True)
         known, _ = dict(loaded["data"]), loaded["scaler"]
@@ -49,7 +48,7 @@ def load_state(recipe: Recipe, data: dict[str, str], out: Path) -> dict:
         raise TrainingError(f"{what} ({type(error).__name__}: {error}); start again in another --out") from error
     try:
         given = dict(json.loads(saved.read_text()))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise TrainingError(f"{saved} is damaged ({type(error).__name__}: {error}); start again in another --out"
                             ) from error
     wanted = json.loads(json.dumps(to_dict(recipe)))
@@ -72,17 +71,21 @@ def save_state(state: dict, out: Path) -> None:
 
 def seconds_spent(out: Path) -> float:
     """What the logged iterations and evaluations of a run have taken together."""
-    records = map(json.loads, (out / "log.jsonl").read_text().splitlines())
-    return round(sum(one["seconds"] + one.get("evaluation_seconds", 0) for one in records), 1)
+    return round(sum(one["seconds"] + one.get("evaluation_seconds", 0) for one in _records(out)), 1)
 
 
 def last_terms(out: Path, count: int) -> dict[str, float]:
     """The loss and its terms, by the names of the system's logs: means of the last `count` iterations."""
-    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()[-count:]]
+    records = _records(out)[-count:]
     names = dict.fromkeys(name for one in records for name in one)
     for name in ("iteration", "lr", "grad_norm", "overflow", "seconds", "val_miou_present", "evaluation_seconds"):
         names.pop(name, None)
     return {name: round(fmean(one[name] for one in records if name in one), 5) for name in names}
+
+
+def _records(out: Path) -> list[dict]:
+    """Of log.jsonl, one per iteration."""
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
 
 def cut_log(out: Path, iteration: int) -> None:

@@ -55,14 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     command = "python -m training.train " + shlex.join(sys.argv[1:] if arguments is None else arguments)
     try:
-        recipe, first = resolve(find_recipe(args.recipe), args.settings)
-        if args.recipe in {one.name for one in PAPERS} and not (args.init or args.resume):
+        named = find_recipe(args.recipe)
+        recipe, first = resolve(named, args.settings)
+        if named in PAPERS and not (args.init or args.resume):
             LOG.warning("starting from random weights; the papers start from an encoder trained on ImageNet (--init)")
         with joined(args.device) as device:
             scores = train_stages(recipe, first, args.data, args.out, resume=args.resume, init=args.init,
                                   teacher=args.teacher, device=device, command=command)
     except KeyboardInterrupt as stopped:
-        print(f"\n{str(stopped) or 'interrupted; --resume goes on from the last evaluation'}", file=sys.stderr)
+        text = str(stopped) or "interrupted; --resume goes on from the last evaluation, if there was one"
+        print(f"\n{text}", file=sys.stderr)
         return 130
     except (TrainingError, RecipeError, DatasetError, ModalityError, OptionError, TeacherError,
             CheckpointError, OSError) as error:

@@ -26,7 +26,8 @@ from mss_perception.bags import BAG_FILES, bag_summary, bags_in, is_bag, read_ba
 from mss_perception.config import Config, modality_of
 from mss_perception.messages import decode_image
 from mss_perception.pipeline import Output, Pipeline
-from mss_perception.replay import USER_ERRORS, Truth, calibrate, roles_in
+from mss_perception.replay import USER_ERRORS, calibrate, roles_in
+from mss_perception.truth import Truth
 from training.datasets.dataset import Dataset, Frame, check_ids, size_text
 from training.datasets.memory import memory_bytes
 from training.datasets.sample import DatasetError, Sample, SplitMissing, read_json
