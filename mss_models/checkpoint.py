@@ -2,7 +2,8 @@
 
 The tensors are the network's parameters and buffers. The header's metadata holds, as one JSON text, what rebuilds the
 rest: architecture, label set, encoding of every modality, image size and a card (how it was trained, what it scored).
-Equal content gives equal bytes. Loading runs no code from the file.
+Equal content gives equal bytes. A digest over both tells a file that has changed since; files of before have none.
+Loading runs no code from the file.
 """
 
 from __future__ import annotations
@@ -77,10 +78,11 @@ def save(path: str | Path, model: System, labels: LabelSet, encodings: Mapping[s
                 "encodings": {name: one.to_dict() for name, one in encodings.items()},
                 "image_size": list(image_size), "card": dict(card)}
     try:
-        text = json.dumps(metadata, allow_nan=False)
-    except (TypeError, ValueError) as error:
+        metadata = json.loads(json.dumps(metadata, allow_nan=False))  # as it will be read
+    except (TypeError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: the card is no JSON: {error}") from error
-    data = safetensors.save(tensors, {METADATA_KEY: text})
+    metadata["digest"] = _digest(metadata, safetensors.save(tensors))
+    data = safetensors.save(tensors, {METADATA_KEY: json.dumps(metadata)})
     write_atomically(Path(path), data)
     return model_id(data)
 
@@ -106,6 +108,13 @@ def load(path: str | Path) -> Checkpoint:
     except SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}; fetch or write it again") from error
     _check_weights(path, tensors, model.state_dict())
+    try:
+        whole = "digest" not in metadata or metadata["digest"] == _digest(metadata, data)
+    except RecursionError:  # brackets without end
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{path} is damaged: it is not what was written, by the digest in it; fetch or write it "
+                              "again")
     model.load_state_dict({name: value.float() if value.is_floating_point() else value
                            for name, value in tensors.items()}, strict=True, assign=True)
     if empty := [name for name, value in model.named_buffers() if value.is_meta]:
@@ -116,6 +125,14 @@ def load(path: str | Path) -> Checkpoint:
 def model_id(data: bytes) -> str:
     """The identity of a checkpoint's bytes: 12 hex digits."""
     return hashlib.sha256(data).hexdigest()[:12]
+
+
+def _digest(metadata: Mapping[str, Any], data: bytes) -> str:
+    """SHA-256 of what a file says, but for the digest itself, and of its tensors' bytes."""
+    text = json.dumps({name: value for name, value in metadata.items() if name != "digest"})
+    digest = hashlib.sha256(text.encode())
+    digest.update(memoryview(data)[8 + int.from_bytes(data[:8], "little") :])
+    return digest.hexdigest()
 
 
 def _metadata(path: str | Path, data: bytes) -> dict[str, Any]:

@@ -98,6 +98,22 @@ def test_truncated_files(file, tmp_path, keep):
         checkpoint.load(broken)
 
 
+@pytest.mark.parametrize("where", ["weights", "card"])
+def test_a_file_that_has_changed_since_is_refused(file, tmp_path, where):
+    data = bytearray(file.read_bytes())
+    at = len(data) - 1000 if where == "weights" else data.index(b"0.5")
+    data[at] ^= 1  # another finite weight; 1.5 instead of 0.5
+    changed = tmp_path / "changed.safetensors"
+    changed.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"changed\.safetensors is damaged.*digest"):
+        checkpoint.load(changed)
+
+
+def test_a_file_without_a_digest_is_read(file, tmp_path):
+    older = rewrite(file, tmp_path / "older.safetensors", lambda m: {k: v for k, v in m.items() if k != "digest"})
+    assert checkpoint.load(older).card == checkpoint.load(file).card
+
+
 def test_foreign_files(file, tmp_path):
     torch.save({"a": torch.zeros(1)}, tmp_path / "net.pth")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
