@@ -15,6 +15,8 @@ from test_datasets_mcubes import write_tree as write_mcubes
 
 from mss_models.labels import DELIVER
 from mss_models.modality import DELIVER_MODALITIES
+from training.contact_sheet import sheets
+from training.datasets.opening import open_dataset
 from training.inspect import main
 
 
@@ -118,6 +120,31 @@ def test_a_split_that_is_there_and_cannot_be_opened_is_broken(tree, tmp_path):
         path.unlink()
     problem, = inspected(tree, tmp_path / "out", status=1)["problems"]
     assert problem.startswith("split val: ") and "has no picture of the camera" in problem
+
+
+def test_what_is_worth_knowing_is_a_note(tree, tmp_path):
+    notes = inspected(tree, tmp_path / "out")["notes"]
+    assert not any("no labelled pixel" in one or "depth is read" in one or "counts as" in one for one in notes)
+    for path in tree.glob("*/night/val/*"):
+        path.rename(path.with_name(path.name.replace("motionblur", "motionblurr")))
+    shutil.copytree(tree / "depth", tree / "hha")
+    bare, *_ = sorted((tree / "semantic/sun/train").glob("*/*.png"))
+    Image.fromarray(np.zeros((64, 64), np.uint8)).save(bare)
+    result = inspected(tree, tmp_path / "out")
+    assert result["splits"]["val"]["conditions"] == {"night/normal": 2, "sun/normal": 2}
+    for text in ("split train: 1 of 6 frames have no labelled pixel; the first: sun/train/MAP_0_point0/000000",
+                 "depth is read from depth/; to look at hha/: --variant hha",
+                 "sequence MAP_1_point0_motionblurr ends in none of motionblur, "):
+        assert sum(one.startswith(text) for one in result["notes"]) == 1, result["notes"]
+
+
+def test_a_sheet_has_its_cases_in_order(tmp_path):
+    tree = write_tree(tmp_path / "DELIVER", {"val": 1}, conditions=(
+        ("sun", "_lidarjitter"), ("sun", "_motionblur"), ("sun", "")))
+    opened = [open_dataset(tree, "val")]
+    one, = sheets(opened).values()
+    again, = sheets([open_dataset(tree, "val", cases=["normal"])]).values()
+    assert np.array_equal(one[30:200, :830], again[30:200, :830])  # the first row's pictures
 
 
 def test_a_modality_whose_folder_is_gone_is_broken_where_it_was_promised(tree, tmp_path):

@@ -30,14 +30,15 @@ def sheets(datasets: Sequence[Dataset]) -> dict[str, np.ndarray]:
     groups: dict[str, dict[str, list[tuple[Dataset, Frame]]]] = {}
     for dataset in datasets:
         for frame in dataset.frames:
-            groups.setdefault(frame.weather or "frames", {}).setdefault(condition(frame), []).append((dataset, frame))
+            groups.setdefault(frame.weather or "frames", {}).setdefault(frame.case, []).append((dataset, frame))
     result = {}
     for name, cases in sorted(groups.items()):
         rows = []
-        for case, known in cases.items():
-            known = [one for one in known if one[0] is known[0][0]]
+        order = [*datasets[0].CASES, ""]
+        for case in sorted(cases, key=order.index):
+            known = [one for one in cases[case] if one[0] is cases[case][0][0]]
             count = 1 if len(cases) > 1 else min(MOST_ROWS, len(known))
-            rows += [(case, *known[(2 * i + 1) * len(known) // (2 * count)]) for i in range(count)]
+            rows += [(condition(known[0][1]), *known[(2 * i + 1) * len(known) // (2 * count)]) for i in range(count)]
         if (sheet := _sheet(rows)) is not None:
             result[name] = sheet
     return result

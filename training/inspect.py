@@ -63,6 +63,7 @@ def inspect(path: Path, *, splits: list[str] | None = None, modalities: list[str
         "notes": [f"split {split} is left out: {error}" for split, error in refused.items()
                   if isinstance(error, SplitMissing)]
         + [f"modality {name} is not there" for name in absent if name not in promised]
+        + list(dict.fromkeys(text for one in opened for text in one.remarks()))
         + notes_of(described, looked, published, limit is None),
     }
     return result, opened

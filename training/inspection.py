@@ -176,6 +176,10 @@ def notes_of(described: dict[str, dict], splits: dict[str, list[Looked]], publis
         if absent := [name for name, entry in one["classes"].items() if not entry["pixels"]]:
             notes.append(f"split {split}: {len(absent)} of {len(one['classes'])} classes do not occur: "
                          + ", ".join(absent))
+        looked = [frame for frame in splits[split] if frame.classes is not None]
+        if bare := [frame.frame.name for frame in looked if not frame.classes[: len(one["classes"])].any()]:
+            notes.append(f"split {split}: {len(bare)} of {one['frames']} frames have no labelled pixel; the first: "
+                         + bare[0])
         for name, entry in one["modalities"].items():
             for what in ("blank", "missing"):
                 if entry[what]:

@@ -122,6 +122,10 @@ class Dataset:
         """How the data came to be, for the card of what is trained on it."""
         return {"dataset": self.NAME} | ({"variant": self.variant} if self.variant else {})
 
+    def remarks(self) -> list[str]:
+        """What a person should know of this split and no figure shows."""
+        return []
+
     # ----------------------------------------------------------------------------------------------- what everybody has
 
     def __len__(self) -> int:

@@ -66,6 +66,17 @@ class Deliver(Dataset):
     def card(self) -> dict:
         return self._recording or super().card
 
+    def remarks(self) -> list[str]:
+        used = self._folders.get("depth")
+        other, variant = ("depth", "metric") if used == "hha" else ("hha", "hha")
+        remarks = []
+        if used and (self.root / other).is_dir():
+            remarks.append(f"depth is read from {used}/; to look at {other}/: --variant {variant}")
+        # 'MAP_1_point20' is a street without a failure; 'MAP_1_point20_motionblurr' should be one with.
+        sequences = sorted({frame.labels.parent.name for frame in self.frames if frame.case == NORMAL})
+        return remarks + [f"sequence {one} ends in none of {', '.join(CASES)}, and counts as {NORMAL}"
+                          for one in sequences if one.rpartition("_")[2].isalpha()]
+
     def _available(self) -> list[str]:
         return [name for name in self.MODALITIES
                 if any((self.root / folder).is_dir() for folder in {"rgb": ("img",), "depth": ("hha", "depth")}.get(
