@@ -10,6 +10,7 @@ import re
 import resource
 import shutil
 import signal
+import time
 
 import numpy as np
 import pytest
@@ -100,9 +101,11 @@ def test_tensorboard_has_what_the_log_has_or_is_named_as_missing(tree, tmp_path,
 def test_tensorboard_forgets_what_a_killed_run_did_after_its_state(tree, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     train(DEBUG, tree, tmp_path / "run", stop_at=2)
+    time.sleep(1.1)  # its files are read in the order of their names, which begin with the second they were opened in
     with Log(tmp_path / "run", 2) as log:  # as a kill in the fourth iteration leaves it
         for iteration in (3, 4):
             log.add({"iteration": iteration, "loss": 99.0})
+    time.sleep(1.1)
     train(DEBUG, tree, tmp_path / "run", resume=True)
     board = accumulator.EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     assert [one.step for one in board.Scalars("loss")] == [1, 2, 3, 4]
