@@ -5,15 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 import textwrap
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from deliver_tree import write_tree
 
+from mss_models import checkpoint
 from training import reproduce as module
 from training.datasets.deliver import SUFFIXES, WEATHERS
 from training.datasets.opening import open_dataset
@@ -87,6 +92,30 @@ def test_students_wait_for_their_teacher_and_count_it(place):
     place.result(PLAN[0], 4).write_text("{")
     with pytest.raises(ReproduceError, match="student-seed4.json is damaged or no result"):
         reproduce(PLAN, [4], place)
+
+
+def test_a_student_trains_its_teacher_again_where_only_results_are(place, tree, monkeypatch):
+    student, teacher = PLAN
+    assert reproduce(PLAN, [4], place) == []
+    clone = dataclasses.replace(place, runs=place.runs.with_name("elsewhere"))
+    folder, result, made = clone.folder(teacher, 4), clone.result(student, 4), times(place)
+    before = json.loads(result.read_text())
+    result.unlink()
+    train(recipe_of(teacher, 4), tree, folder, stop_at=1)  # as a process leaves it that was interrupted
+    assert reproduce(PLAN, [4], clone) == []
+    assert checkpoint.load(folder / "last.safetensors").model_id == (
+        checkpoint.load(place.folder(teacher, 4) / "last.safetensors").model_id)
+    assert times(clone)["teacher-seed4.json"] == made["teacher-seed4.json"]
+    assert json.loads(result.read_text())["figures"] == before["figures"]
+    result.unlink()
+    shutil.rmtree(clone.folder(student, 4))
+    (folder / "state.pt").unlink()  # what somebody brings may be the weights alone
+    with ExitStack() as other:
+        assert other.enter_context(claimed(folder))
+        clock = SimpleNamespace(perf_counter=time.perf_counter, sleep=lambda _: other.close())
+        monkeypatch.setattr(module, "time", clock)
+        assert reproduce(PLAN, [4], clone) == []
+    assert result.exists() and not (folder / "state.pt").exists()
 
 
 def test_an_interrupted_run_goes_on(place, tree):

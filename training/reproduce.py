@@ -120,7 +120,7 @@ def perform(run: Run, seed: int, place: Place, teacher: Run | None, origins: dic
             command: str) -> dict:
     """Trains, from where the run's folder is, and evaluates; returns the content of the result file."""
     recipe, folder = recipe_of(run, seed), place.folder(run, seed)
-    given = place.folder(teacher, seed) / "last.safetensors" if teacher else None
+    given = weights_of(teacher, seed, place, command) if teacher else None
     train(recipe, place.data, folder, resume=(folder / "state.pt").exists(), teacher=given, device=place.device,
           command=command)
     trained = seconds_spent(folder)
@@ -142,6 +142,24 @@ def perform(run: Run, seed: int, place: Place, teacher: Run | None, origins: dic
         "date": datetime.now(timezone.utc).date().isoformat(), "command": command, "terms": last_terms(folder, 20),
         "figures": small(metrics),
     }
+
+
+def weights_of(teacher: Run, seed: int, place: Place, command: str) -> Path:
+    """The checkpoint of a teacher that has its result.
+
+    A clone has the results without the runs' folders: there it is trained again, to the same weights but for the
+    rounding of another machine. While another process does that, this one waits.
+    """
+    folder = place.folder(teacher, seed)
+    weights, state = folder / "last.safetensors", folder / "state.pt"
+    while True:
+        with claimed(folder) as mine:
+            if mine and (state.exists() or not weights.exists()):
+                train(recipe_of(teacher, seed), place.data, folder, resume=state.exists(), device=place.device,
+                      command=command)
+            if mine:
+                return weights
+        time.sleep(POLL_SEC)
 
 
 def small(metrics: dict) -> dict:
