@@ -124,7 +124,7 @@ def test_a_split_that_is_there_and_cannot_be_opened_is_broken(tree, tmp_path):
 
 def test_what_is_worth_knowing_is_a_note(tree, tmp_path):
     notes = inspected(tree, tmp_path / "out")["notes"]
-    assert not any("no labelled pixel" in one or "depth is read" in one or "counts as" in one for one in notes)
+    assert not any("no labelled pixel" in one or "depth is read" in one or "count as" in one for one in notes)
     for path in tree.glob("*/night/val/*"):
         path.rename(path.with_name(path.name.replace("motionblur", "motionblurr")))
     shutil.copytree(tree / "depth", tree / "hha")
@@ -134,8 +134,9 @@ def test_what_is_worth_knowing_is_a_note(tree, tmp_path):
     assert result["splits"]["val"]["conditions"] == {"night/normal": 2, "sun/normal": 2}
     for text in ("split train: 1 of 6 frames have no labelled pixel; the first: sun/train/MAP_0_point0/000000",
                  "depth is read from depth/; to look at hha/: --variant hha",
-                 "sequence MAP_1_point0_motionblurr ends in none of motionblur, "):
+                 "split val: 1 of 2 sequences that count as normal end in a word that is none of motionblur, "):
         assert sum(one.startswith(text) for one in result["notes"]) == 1, result["notes"]
+    assert sum(one.endswith("semantic/night/val/MAP_1_point0_motionblurr") for one in result["notes"]) == 1
 
 
 def test_a_sheet_has_its_cases_in_order(tmp_path):

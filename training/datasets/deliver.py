@@ -73,9 +73,11 @@ class Deliver(Dataset):
         if used and (self.root / other).is_dir():
             remarks.append(f"depth is read from {used}/; to look at {other}/: --variant {variant}")
         # 'MAP_1_point20' is a street without a failure; 'MAP_1_point20_motionblurr' should be one with.
-        sequences = sorted({frame.labels.parent.name for frame in self.frames if frame.case == NORMAL})
-        return remarks + [f"sequence {one} ends in none of {', '.join(CASES)}, and counts as {NORMAL}"
-                          for one in sequences if one.rpartition("_")[2].isalpha()]
+        sequences = sorted({frame.labels.parent for frame in self.frames if frame.case == NORMAL})
+        if unknown := [one for one in sequences if one.name.rpartition("_")[2].isalpha()]:
+            remarks.append(f"split {self.split}: {len(unknown)} of {len(sequences)} sequences that count as {NORMAL} "
+                           f"end in a word that is none of {', '.join(CASES)}; the first: {unknown[0]}")
+        return remarks
 
     def _available(self) -> list[str]:
         return [name for name in self.MODALITIES
